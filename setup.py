@@ -1,0 +1,51 @@
+"""Package definition: installs ``sjc_fast``, and the folder ``kernels/`` as ``sjc_fast.kernels``."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+LINUX = "platform_system == 'Linux' and platform_machine == 'x86_64'"
+
+setup(
+    name="sjc-fast",
+    version="0.1.0",
+    description="Text to 3D by Score Jacobian Chaining: a fast engine with a small embedded diffusion model",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    # A top-level module named ``kernels`` would shadow a PyPI package that diffusers and transformers probe for.
+    package_dir={"sjc_fast": "sjc_fast", "sjc_fast.kernels": "kernels"},
+    packages=find_packages(include=["sjc_fast", "sjc_fast.*"]) + ["sjc_fast.kernels"],
+    package_data={"sjc_fast.shapes": ["weights/*", "weights/*/*"]},
+    install_requires=[
+        "torch>=2.11",
+        f"triton>=3.6; {LINUX}",
+        "diffusers>=0.36",
+        "transformers>=4.57",
+        "accelerate>=1.0",
+        "safetensors>=0.5",
+        "tokenizers>=0.21",
+        "numpy>=1.26",
+        "scikit-image>=0.24",
+        "imageio>=2.35",
+        "imageio-ffmpeg>=0.5",
+        "trimesh>=4.4",
+        "tensorboard>=2.17",
+        "tqdm>=4.66",
+        "tyro>=1.0",
+        "pyyaml>=6.0",
+        "ninja>=1.11",
+    ],
+    extras_require={
+        "xformers": [f"xformers>=0.0.30; {LINUX}"],
+        "dev": ["pytest>=8", "pytest-benchmark>=4", "ruff>=0.9", "build>=1.2"],
+    },
+    entry_points={"console_scripts": ["sjc-fast=sjc_fast.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "License :: OSI Approved :: Apache Software License",
+        "Topic :: Multimedia :: Graphics :: 3D Modeling",
+    ],
+)

@@ -1,0 +1,124 @@
+"""The embedded model's architecture: a small text-conditional diffusion model in diffusers folder format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+
+from .dataset import DIRECTIONS, FOV, RADIUS, SIZE
+from .scenes import COLOURS, OBJECTS
+
+PATCH = 4  # pixel_unshuffle before the UNet: 48 channels of 16x16 instead of 3 of 64x64
+MAX_WORDS = 12
+SPECIAL = ("<pad>", "<unk>", "<start>", "<end>")
+
+DIRECTION_WORDS = sorted({word for d in DIRECTIONS for word in d.words.split()} - {"view", "of"})
+
+
+def build_unet() -> UNet2DConditionModel:
+    """4.0 M parameters: channels 64 and 128, attention at the lower level, time embedding as usual."""
+    return UNet2DConditionModel(
+        sample_size=SIZE // PATCH,
+        in_channels=3 * PATCH**2,
+        out_channels=3 * PATCH**2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 128),
+        layers_per_block=1,
+        cross_attention_dim=96,
+        attention_head_dim=32,
+        norm_num_groups=16,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise table, with v-prediction (better behaved at high noise)."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word; what it does not know becomes <unk>."""
+    words = [*SPECIAL, *DIRECTION_WORDS, *COLOURS, *OBJECTS]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [(w, words.index(w)) for w in ("<start>", "<end>")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<start> $A <end>", special_tokens=ends)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<start>",
+        eos_token="<end>",
+        model_max_length=MAX_WORDS,
+    )
+
+
+def build_text_encoder(tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
+    """A two-layer CLIP text model, trained together with the UNet."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=96,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_WORDS,
+        projection_dim=96,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+def settings() -> dict:
+    """The content of `sjc_fast.json`: what `train` should use with this model."""
+    return {
+        "name": "shapes",
+        "pixel_patch": PATCH,
+        "vocabulary": {
+            "objects": list(OBJECTS),
+            "colours": list(COLOURS),
+            "other": DIRECTION_WORDS,
+        },
+        "defaults": {
+            "cameras": {
+                "law": "directions",
+                "radius": RADIUS,
+                "fov": [FOV, FOV],
+                "spread": 0.0,
+                "directions": [
+                    {"words": d.words, "azimuth": list(d.azimuth), "elevation": list(d.elevation)} for d in DIRECTIONS
+                ],
+            },
+        },
+    }
+
+
+def save_model(folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, run: dict) -> None:
+    """Write a complete model folder with half-precision weights.
+
+    Args:
+        run: how it was trained, kept in `sjc_fast.json` under "training".
+    """
+    unet.half().save_pretrained(folder / "unet")
+    text_encoder.half().save_pretrained(folder / "text_encoder")
+    build_scheduler().save_pretrained(folder / "scheduler")
+    build_tokenizer().save_pretrained(folder / "tokenizer")
+    config = folder / "tokenizer" / "tokenizer_config.json"
+    # Name the class that every transformers version knows, so that AutoTokenizer finds it in all of them.
+    tokenizer = json.loads(config.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    config.write_text(json.dumps(tokenizer, indent=2) + "\n")
+    (folder / "sjc_fast.json").write_text(json.dumps(settings() | {"training": run}, indent=2) + "\n")
