@@ -1,0 +1,45 @@
+"""SJC-Fast: text to 3D by Score Jacobian Chaining (arXiv 2212.00774).
+
+import sjc_fast as sjc
+result = sjc.generate("a red mushroom")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import generate
+    from .cameras import Cameras, orbit, ring
+    from .errors import UserError
+    from .field import VoxelField
+    from .paas import paas_score
+    from .rendering import Rendering, render
+    from .scores import MixtureModel, ScoreModel, load_score_model
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "generate": "api",
+    "Cameras": "cameras",
+    "orbit": "cameras",
+    "ring": "cameras",
+    "UserError": "errors",
+    "VoxelField": "field",
+    "paas_score": "paas",
+    "Rendering": "rendering",
+    "render": "rendering",
+    "MixtureModel": "scores",
+    "ScoreModel": "scores",
+    "load_score_model": "scores",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first asked for: importing torch takes seconds, and `sjc-fast --help` needs none of it.
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

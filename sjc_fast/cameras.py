@@ -1,4 +1,4 @@
-"""Cameras: poses on a sphere around the object, rays through pixels, and the words for a direction.
+"""Cameras: poses on a sphere around the object, and rays through pixels.
 
 World: right-handed, y up. Cameras follow OpenGL: x right, y up, looking down their own -z. Azimuth 0, the front, is a
 camera at -x; azimuth 90 is a camera at +z. Angles are degrees, lengths are world units (the voxel box is [-1, 1]^3).
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .directions import Direction
 
 
 @dataclass(frozen=True)
@@ -48,33 +50,6 @@ class Cameras:
         return self.c2w[:, :3, 3], torch.nn.functional.normalize(world, dim=-1)
 
 
-@dataclass(frozen=True)
-class Direction:
-    """A named patch of the viewing sphere. Azimuth ranges may run past 360 or below 0; they are compared modulo 360."""
-
-    words: str
-    """Put before the prompt, e.g. "front view of"."""
-    azimuth: tuple[float, float]
-    elevation: tuple[float, float]
-
-    def contains(self, azimuth: Tensor, elevation: Tensor) -> Tensor:
-        """Whether each viewpoint [V] (degrees) lies in the patch."""
-        low, high = self.azimuth
-        around = (azimuth - low) % 360 < high - low
-        return around & (elevation >= self.elevation[0]) & (elevation < self.elevation[1])
-
-
-#: The authors' words. Their test for "overhead" is v < 30 degrees, and cos p = 1 - 2 v / pi, so sin(elevation) > 2/3.
-OVERHEAD = math.degrees(math.asin(2 / 3))
-PAPER_DIRECTIONS = (
-    Direction("overhead view of", (0, 360), (OVERHEAD, 90.01)),
-    Direction("front view of", (-45, 45), (-90, 90.01)),
-    Direction("side view of", (45, 135), (-90, 90.01)),
-    Direction("backside view of", (135, 225), (-90, 90.01)),
-    Direction("side view of", (225, 315), (-90, 90.01)),
-)
-
-
 def orbit(azimuth: Tensor, elevation: Tensor, radius: float, fov: Tensor | float) -> Cameras:
     """Cameras on a sphere, looking at the origin with y up.
 
@@ -106,9 +81,7 @@ def ring(count: int, elevation: float, radius: float, fov: float, start: float =
     return orbit(azimuth, torch.full((count,), float(elevation)), radius, fov)
 
 
-def sample_sphere(
-    count: int, v_range: tuple[float, float], generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def sample_sphere(count: int, v_range: tuple[float, float], generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The authors' law for viewpoints: azimuth uniform, v uniform in `v_range` (degrees), cos(polar angle) = 1 - 2 v / pi.
 
     With v over (0, 180) the points are uniform on the sphere. v is clipped to [0.01, pi - 0.01] radians, which keeps
@@ -141,15 +114,3 @@ def sample_directions(
     azimuth = (patch[:, 0] + patch[:, 1]) / 2 + offset[:, 0] * (patch[:, 1] - patch[:, 0])
     elevation = (patch[:, 2] + patch[:, 3]) / 2 + offset[:, 1] * (patch[:, 3] - patch[:, 2])
     return azimuth % 360, elevation, index
-
-
-def name_directions(azimuth: Tensor, elevation: Tensor, directions: Sequence[Direction]) -> Tensor:
-    """Index [V] of the first direction whose patch contains each viewpoint.
-
-    Raises:
-        ValueError: a viewpoint lies in none of them.
-    """
-    inside = torch.stack([d.contains(azimuth, elevation) for d in directions])
-    if not bool(inside.any(dim=0).all()):
-        raise ValueError("the direction words leave part of the viewing sphere without a name")
-    return inside.int().argmax(dim=0)

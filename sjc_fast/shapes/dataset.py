@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..cameras import Cameras, Direction, orbit
+from ..cameras import Cameras, orbit
+from ..directions import Direction
+from ..schedule import plain_backgrounds
 from .scenes import COLOURS, OBJECTS, Layers, render_layers
 
 SIZE = 64  # pixels a side
@@ -60,15 +62,6 @@ def load_bank(path: Path, progress: Callable[[str], None] = lambda _: None) -> d
     return {n: Layers(*(tensors[f"{n}.{part}"].float() for part in ("main", "fixed", "coverage"))) for n in OBJECTS}
 
 
-def random_background(count: int, generator: torch.Generator) -> Tensor:
-    """Plain backgrounds, RGB in [0, 1], [count, 3]: near-greys of any brightness.
-
-    A grey never matches a saturated object, and no single brightness can hide its pale or dark parts for long.
-    """
-    grey = 0.08 + 0.84 * torch.rand(count, 1, generator=generator)
-    return (grey + 0.16 * (torch.rand(count, 3, generator=generator) - 0.5)).clamp(0, 1)
-
-
 class Pictures:
     """Random training pairs: pictures in [-1, 1], [B, 3, SIZE, SIZE], and their captions."""
 
@@ -82,10 +75,12 @@ class Pictures:
         thing, view, colour = pick(len(self.names)), pick(len(DIRECTIONS)), pick(len(COLOURS))
         palette = torch.tensor(list(COLOURS.values()))
         drawn = Layers(*(x[thing, view] for x in (self.layers.main, self.layers.fixed, self.layers.coverage)))
-        pictures = drawn.paint(palette[colour], random_background(count, generator)).clamp(0, 1)
+        pictures = drawn.paint(palette[colour], plain_backgrounds(count, generator)).clamp(0, 1)
         drop = torch.rand(count, 3, generator=generator) < torch.tensor([0.05, 0.03, 0.10])
         captions = [
-            "" if nothing else caption(self.names[t], "" if no_colour else list(COLOURS)[c], None if no_view else int(v))
+            ""
+            if nothing
+            else caption(self.names[t], "" if no_colour else list(COLOURS)[c], None if no_view else int(v))
             for t, v, c, (no_view, no_colour, nothing) in zip(thing, view, colour.tolist(), drop.tolist(), strict=True)
         ]
         return pictures * 2 - 1, captions
@@ -93,5 +88,5 @@ class Pictures:
 
 def caption(name: str, colour: str, direction: int | None) -> str:
     """The prompt of a picture, e.g. "front left view of a red mushroom"."""
-    subject = f"a {colour} {name}" if colour else f"a {name}"
+    subject = f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {name}" if colour else f"a {name}"
     return subject if direction is None else f"{DIRECTIONS[direction].words} {subject}"

@@ -1,0 +1,102 @@
+"""The command line, `sjc-fast`: finds the command, and turns every error into one line and exit code 2."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import re
+import sys
+from typing import TypeVar
+
+from ..errors import UserError
+
+#: Commands and what they do; each is a module of this package with a `main(arguments)`.
+COMMANDS = {
+    "train": "make a 3D object from a prompt",
+    "render": "pictures and turntables of a finished or running run",
+    "export": "a mesh of a run",
+    "models": "the score models that can be loaded, and the words the embedded one knows",
+    "doctor": "what this machine has, what is missing, and how to get it",
+}
+
+HELP = """sjc-fast: text to 3D by Score Jacobian Chaining
+
+usage: sjc-fast COMMAND [OPTIONS]        sjc-fast COMMAND --help
+
+{commands}
+
+example: sjc-fast train --prompt "a red mushroom"
+"""
+
+Options = TypeVar("Options")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command. Exit codes: 0 done, 2 wrong input (one line says what), 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        _dispatch(arguments)
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away, which is its right
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP.format(commands="\n".join(f"  {name:8} {what}" for name, what in COMMANDS.items())))
+        return
+    if arguments[0] in ("-V", "--version"):
+        from .. import __version__
+
+        print(f"sjc-fast {__version__}")
+        return
+    if arguments[0] not in COMMANDS:
+        raise UserError(f"unknown command {arguments[0]!r}: choose {', '.join(COMMANDS)}; see sjc-fast --help")
+    importlib.import_module(f".{arguments[0]}", __name__).main(arguments[1:])
+
+
+def parse(kind: type[Options], arguments: list[str], command: str, default: Options | None = None) -> Options:
+    """Command-line options as a dataclass, by tyro, whose error box becomes one line.
+
+    Raises:
+        UserError: an unknown option or a value of the wrong kind.
+    """
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                kind, args=arguments, prog=f"sjc-fast {command}", description=COMMANDS[command], default=default
+            )
+    except SystemExit as exit_:
+        if exit_.code == 0:  # --help
+            raise
+        raise UserError(f"{_unbox(said.getvalue())}; see sjc-fast {command} --help") from None
+
+
+def _unbox(text: str) -> str:
+    """The words inside a drawn box, up to its first rule, on one line."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    words = []
+    for line in text.splitlines():
+        inner = line.strip("╭╮╰╯│ ")
+        if inner and not set(inner) - set("─"):
+            if words:
+                break
+        elif not line.startswith("╭"):
+            words.append(inner)
+    return " ".join(" ".join(words).split()) or "wrong options"
+
+
+def _fail(message: str) -> None:
+    print(f"sjc-fast: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,75 @@
+"""`sjc-fast doctor`: what this machine has, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .. import __version__
+from . import parse
+
+
+@dataclass
+class DoctorOptions:
+    """No options."""
+
+
+def main(arguments: list[str]) -> None:
+    """Print a line a finding."""
+    parse(DoctorOptions, arguments, "doctor")
+    for mark, what, detail in findings():
+        print(f"[{mark}] {what}: {detail}")
+
+
+def findings() -> Iterator[tuple[str, str, str]]:
+    """(ok, --, or !!), what, and detail."""
+    yield (
+        "ok",
+        "sjc-fast",
+        f"{__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+    )
+    for name, why in (
+        ("torch", ""),
+        ("diffusers", ""),
+        ("transformers", ""),
+        ("triton", "for the fused kernels; Linux x86-64 only"),
+        ("xformers", "optional attention kernels: pip install 'sjc-fast[xformers]'"),
+    ):
+        try:
+            yield "ok", name, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield ("--" if why else "!!"), name, f"not installed{'; ' + why if why else ': pip install ' + name}"
+    yield from _devices()
+    yield from _tools()
+
+
+def _devices() -> Iterator[tuple[str, str, str]]:
+    import torch
+
+    from ..rendering import BACKENDS, choose_backend
+
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            p = torch.cuda.get_device_properties(i)
+            yield "ok", f"cuda:{i}", f"{p.name}, {p.total_memory / 2**30:.0f} GiB, sm_{p.major}{p.minor}"
+    else:
+        built = "PyTorch is a CPU build" if torch.version.cuda is None else "no usable NVIDIA device or driver"
+        yield "--", "cuda", f"none ({built}); the embedded model does not need one"
+    yield "ok", "cpu", f"{torch.get_num_threads()} threads"
+    yield "ok", "renderers", f"{', '.join(BACKENDS)}; auto is {choose_backend()}"
+
+
+def _tools() -> Iterator[tuple[str, str, str]]:
+    from ..scores.load import EMBEDDED, embedded_folder
+
+    weights = embedded_folder() / "unet"
+    yield ("ok" if weights.is_dir() else "!!"), f"model {EMBEDDED}", str(embedded_folder())
+    if importlib.util.find_spec("imageio_ffmpeg"):
+        yield "ok", "ffmpeg", "bundled with imageio-ffmpeg"
+    else:
+        found = shutil.which("ffmpeg")
+        yield ("ok" if found else "!!"), "ffmpeg", found or "not found: pip install imageio-ffmpeg"

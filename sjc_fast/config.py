@@ -1,0 +1,319 @@
+"""The configuration of a run: one tree of dataclasses for the command line, the YAML beside each run, and Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+import yaml
+
+from .directions import PAPER_DIRECTIONS, Direction
+from .errors import UserError
+
+
+@dataclass
+class CameraConfig:
+    """Where training views are taken from. The defaults are the paper's."""
+
+    law: Literal["sphere", "directions"] = "sphere"
+    """"sphere": the paper's law; "directions": the named directions in shuffled rounds."""
+    radius: float = 1.5
+    """Distance from the object, in units of half the voxel box."""
+    fov: tuple[float, float] = (40.0, 70.0)
+    """Range of the field of view, degrees."""
+    v: tuple[float, float] = (0.0, 100.0)
+    """Range of v in the "sphere" law, degrees: cos(polar angle) = 1 - 2 v / pi; 90 is the horizon."""
+    spread: float = 1.0
+    """In the "directions" law: 0 is the middle of each direction's patch, 1 anywhere in it."""
+    directions: Annotated[tuple[Direction, ...], tyro.conf.Fixed, tyro.conf.Suppress] = PAPER_DIRECTIONS
+
+
+@dataclass
+class FieldConfig:
+    """The voxel field at the start. The defaults are the paper's."""
+
+    resolution: int = 100
+    density_shift: float = -1.0
+    density_init: float = 0.0
+    """Raw density everywhere."""
+    feature_std: float = 1.0
+    """Standard deviation of the random raw features."""
+    background: Literal["texture", "plain", "random"] = "texture"
+    """"texture": learned, by ray direction (paper); "plain": one colour; "random": another near-grey every view."""
+    background_colour: tuple[float, float, float] = (0.93, 0.93, 0.93)
+    """RGB in [0, 1]: of "plain" in training, and of pictures and videos with "plain" and "random"."""
+
+
+@dataclass
+class SigmaConfig:
+    """Which noise levels are scored, and when. The defaults are the paper's."""
+
+    mode: Literal["random", "log-uniform", "annealed"] = "random"
+    """"random": ticks of the model's table; "log-uniform": between low and high; "annealed": from high to low."""
+    drop_largest: int = 30
+    """Ticks of the model's table left out at the noisy end."""
+    drop_smallest: int = 10
+    """Ticks of the model's table left out at the clean end."""
+    low: float | None = None
+    """Smallest sigma; default the smallest tick that is left."""
+    high: float | None = None
+    """Largest sigma; default the largest tick that is left."""
+    jitter: float = 0.2
+    """In "annealed": uniform jitter of log sigma, plus or minus."""
+
+
+@dataclass
+class ScoreConfig:
+    """How scores are estimated. The defaults are the paper's."""
+
+    estimator: Literal["eq15", "eq16", "auto"] = "eq16"
+    """Eq. 15, Eq. 16, or a regression control variate; all have the same mean."""
+    antithetic: bool = False
+    """Noise in pairs (n, -n): less variance at the same cost; needs an even number of noise samples."""
+    weighting: Literal["sigma", "sigma2", "one"] = "sigma"
+    """The update is the score times sigma (paper's code), sigma squared, or as it is."""
+    negative_prompt: str = ""
+    sigma: SigmaConfig = dataclasses.field(default_factory=SigmaConfig)
+
+
+@dataclass
+class LossConfig:
+    """The regularisers. The defaults are the paper's."""
+
+    emptiness_weight: float = 1e4
+    emptiness_start: float = 0.5
+    """Share of the run after which the weight is multiplied."""
+    emptiness_multiplier: float = 20.0
+    emptiness_beta: float = 10.0
+    depth_weight: float = 0.0
+    """Weight of the centre-depth loss; 10 to 100 for some prompts in the paper."""
+    depth_window: float = 50 / 64
+    """Side of its central window, as a share of the image."""
+
+
+@dataclass
+class OptimizerConfig:
+    """How the field moves. The defaults are the paper's."""
+
+    name: Literal["adamax", "adam"] = "adamax"
+    lr: float = 0.05
+    background_lr: float = 1e-4
+    decay: Literal["constant", "cosine"] = "constant"
+    final_lr: float = 0.0
+    """Learning rate at the end of a decay, as a share of the first."""
+
+
+@dataclass
+class OutputConfig:
+    """What a run writes, and how often. None of it changes the result."""
+
+    checkpoint_every: int = 200
+    preview_every: int = 50
+    metrics_every: int = 10
+    turntable_size: int = 256
+    turntable_frames: int = 72
+    turntable_fps: int = 24
+    elevation: float = 20.0
+    """Of the turntable, degrees."""
+    mesh_iso: float = 10.0
+    """Density of the surface that is extracted as a mesh."""
+
+
+@dataclass
+class TrainConfig:
+    """Everything that decides a run."""
+
+    prompt: str = ""
+    """What to make, e.g. "a red mushroom"."""
+    model: str = "shapes"
+    """Score model: "shapes" (embedded), a diffusers folder, or a hub id."""
+    steps: int = 10_000
+    seed: int = 0
+    output: Path | None = None
+    """Run folder; default runs/<prompt>."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda" or "cuda:1"."""
+    size: int | None = None
+    """Pixels a side of a rendered view; default what the model scores."""
+    views: int = 1
+    """Views a step."""
+    noise_samples: int = 1
+    """Noised copies a view, scored in one call."""
+    guidance: float = 100.0
+    """Classifier-free guidance scale; 1 is none."""
+    backend: str = "auto"
+    """Renderer: "auto" or "reference"."""
+    resume: Path | None = None
+    """Run folder to continue, to the same bits as if it had never stopped."""
+    cameras: CameraConfig = dataclasses.field(default_factory=CameraConfig)
+    field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
+    score: ScoreConfig = dataclasses.field(default_factory=ScoreConfig)
+    losses: LossConfig = dataclasses.field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    log: OutputConfig = dataclasses.field(default_factory=OutputConfig)
+
+    def check(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            UserError: naming the option and what it allows.
+        """
+        if not self.prompt.strip():
+            raise UserError('the prompt is empty: say what to make, e.g. --prompt "a red mushroom"')
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"--seed {self.seed}: a seed is between 0 and 2^63 - 1")
+        for name in (
+            "steps",
+            "views",
+            "noise-samples",
+            "log.checkpoint-every",
+            "log.preview-every",
+            "log.metrics-every",
+        ):
+            self._at_least(name, 1)
+        self._at_least("log.turntable-frames", 1)
+        self._at_least("log.turntable-size", 16)
+        self._at_least("field.resolution", 4, most=1024)
+        if self.size is not None:
+            self._at_least("size", 4, most=4096)
+        if self.score.antithetic and self.noise_samples % 2:
+            raise UserError(
+                f"--noise-samples {self.noise_samples}: antithetic noise comes in pairs, so give an even number"
+            )
+        for name in ("optimizer.lr", "cameras.radius", "log.mesh-iso"):
+            if not self._value(name) > 0:
+                raise UserError(f"--{name} must be positive, not {self._value(name)}")
+        low, high = self.cameras.fov
+        if not 1 <= low <= high <= 170:
+            raise UserError(
+                f"--cameras.fov {low:g} {high:g}: give two angles between 1 and 170 degrees, the smaller first"
+            )
+        s = self.score.sigma
+        if any(v is not None and v <= 0 for v in (s.low, s.high)) or (s.low and s.high and s.low > s.high):
+            raise UserError(f"--score.sigma: low {s.low} and high {s.high} must be positive and in order")
+
+    def _value(self, name: str) -> Any:
+        node: Any = self
+        for part in name.replace("-", "_").split("."):
+            node = getattr(node, part)
+        return node
+
+    def _at_least(self, name: str, least: int, most: int | None = None) -> None:
+        value = self._value(name)
+        if value < least or (most is not None and value > most):
+            limit = f"at least {least}" if most is None else f"between {least} and {most}"
+            raise UserError(f"--{name} {value}: it must be {limit}")
+
+
+#: Options that do not change the result, and so may differ when a run is resumed.
+FREE_TO_CHANGE = ("output", "resume", "device", "log")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The tree as plain dicts, lists, numbers and strings."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def merge(config: Any, tree: dict[str, Any], where: str = "configuration") -> Any:
+    """A copy of a config dataclass with the values of a (partial) plain tree put in.
+
+    Raises:
+        UserError: a key that does not exist, or a value of the wrong kind.
+    """
+    if not isinstance(tree, dict):
+        raise UserError(f"{where}: expected a table of settings, found {tree!r}")
+    hints = typing.get_type_hints(type(config))
+    changes = {}
+    for key, value in tree.items():
+        if key not in hints:
+            raise UserError(f"{where}: unknown setting {key!r}; known: {', '.join(hints)}")
+        current = getattr(config, key)
+        if dataclasses.is_dataclass(current):
+            changes[key] = merge(current, value, f"{where}: {key}")
+        else:
+            changes[key] = _convert(value, hints[key], f"{where}: {key}")
+    return dataclasses.replace(config, **changes)
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    """A plain value as the annotated type, or a UserError."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    wrong = UserError(f"{where}: {value!r} is not {getattr(kind, '__name__', str(kind))}")
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(value, next(a for a in arguments if a is not type(None)), where)
+    if origin is Literal:
+        if value not in arguments:
+            raise UserError(f"{where}: {value!r} is not one of {', '.join(map(str, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise wrong
+        kinds = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
+        if len(kinds) != len(value):
+            raise wrong
+        return tuple(_convert(v, k, where) for v, k in zip(value, kinds, strict=True))
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict) or set(value) != {f.name for f in dataclasses.fields(kind)}:
+            raise wrong
+        hints = typing.get_type_hints(kind)
+        return kind(**{k: _convert(v, hints[k], where) for k, v in value.items()})
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise wrong
+    return value
+
+
+def save_yaml(config: TrainConfig, path: Path) -> None:
+    """Write the whole tree."""
+    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def load_yaml(path: Path) -> TrainConfig:
+    """Read what `save_yaml` wrote.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or does not fit the tree.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is not a run folder: it has no {path.name}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    return merge(TrainConfig(), tree, str(path))
+
+
+def differences(a: TrainConfig, b: TrainConfig) -> list[str]:
+    """What decides the result and differs, as "--steps 800, now 400" lines."""
+    one, two = flatten(to_dict(a)), flatten(to_dict(b))
+    return [
+        f"--{key.replace('_', '-')} {one.get(key)}, now {two.get(key)}"
+        for key in one | two
+        if key.split(".")[0] not in FREE_TO_CHANGE and one.get(key) != two.get(key)
+    ]
+
+
+def digest(config: TrainConfig) -> str:
+    """A fingerprint of what decides the result."""
+    tree = {k: v for k, v in to_dict(config).items() if k not in FREE_TO_CHANGE}
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts to one dict with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

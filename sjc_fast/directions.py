@@ -1,0 +1,55 @@
+"""The words for a viewing direction, as data: which patch of the viewing sphere each one names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # configurations are read before torch is needed
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A named patch of the viewing sphere, in degrees. Azimuths are compared modulo 360."""
+
+    words: str
+    """Put before the prompt, e.g. "front view of"."""
+    azimuth: tuple[float, float]
+    elevation: tuple[float, float]
+
+    def contains(self, azimuth: Tensor, elevation: Tensor) -> Tensor:
+        """Whether each viewpoint [V] lies in the patch."""
+        low, high = self.azimuth
+        around = (azimuth - low) % 360 < high - low
+        return around & (elevation >= self.elevation[0]) & (elevation < self.elevation[1])
+
+
+#: The authors say "overhead" for v < 30 degrees; since cos(polar angle) = 1 - 2 v / pi, that is sin(elevation) > 2/3.
+_OVERHEAD = math.degrees(math.asin(2 / 3))
+_TOP = 90.01  # above the zenith, so that ranges, open at their upper end, include it
+
+#: The authors' words (the first patch that contains a viewpoint names it).
+PAPER_DIRECTIONS = (
+    Direction("overhead view of", (0, 360), (_OVERHEAD, _TOP)),
+    Direction("front view of", (-45, 45), (-90, _TOP)),
+    Direction("side view of", (45, 135), (-90, _TOP)),
+    Direction("backside view of", (135, 225), (-90, _TOP)),
+    Direction("side view of", (225, 315), (-90, _TOP)),
+)
+
+
+def name_directions(azimuth: Tensor, elevation: Tensor, directions: Sequence[Direction]) -> Tensor:
+    """Index [V] of the first direction whose patch contains each viewpoint.
+
+    Raises:
+        ValueError: a viewpoint lies in none of them.
+    """
+    import torch
+
+    inside = torch.stack([d.contains(azimuth, elevation) for d in directions])
+    if not bool(inside.any(dim=0).all()):
+        raise ValueError("the direction words leave part of the viewing sphere without a name")
+    return inside.int().argmax(dim=0)

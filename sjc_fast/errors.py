@@ -1,0 +1,5 @@
+"""The one exception that people meet: a wrong input, said in one line."""
+
+
+class UserError(Exception):
+    """What is wrong, where, and what to do about it, in one line. The command line prints it and exits with code 2."""

@@ -1,0 +1,1 @@
+"""What a finished field becomes: pictures, videos, meshes."""

@@ -1,0 +1,170 @@
+"""The 3D object: a voxel grid of density and features in the box, and a background around it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .errors import UserError
+
+
+class VoxelField(nn.Module):
+    """Density and features on a grid, read by trilinear interpolation.
+
+    Density at a point is ``softplus(exp(density_scale) * r + density_shift)``, with r the interpolated raw value
+    (0 outside the box): optical thickness per unit of world length. Grids are stored [z, y, x], features channel-last.
+
+    Args:
+        resolution: voxels a side.
+        channels: 4 for a latent model, 3 for a pixel model.
+        activation: "raw" for latents; "sigmoid" maps interpolated raw values to colours by ``2 sigmoid(.) - 1``.
+        density_shift: the softplus shift; -1 in the paper's code, which starts as a thin fog.
+        density_init: raw density everywhere at the start.
+        feature_std: standard deviation of the random features at the start.
+        box: minimum and maximum corner, [2, 3].
+        generator: where the random features come from.
+    """
+
+    density: Tensor  # [D, H, W] raw
+    features: Tensor  # [D, H, W, C] raw
+    background: Tensor  # [C, 4, 4] raw texture over ray directions
+    density_scale: Tensor  # [] log-scale, learned ("d_scale" in the paper's code)
+    box: Tensor  # [2, 3]
+
+    def __init__(
+        self,
+        resolution: int | tuple[int, int, int] = 100,
+        channels: int = 4,
+        *,
+        activation: str = "raw",
+        density_shift: float = -1.0,
+        density_init: float = 0.0,
+        feature_std: float = 1.0,
+        box: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if activation not in ("raw", "sigmoid"):
+            raise ValueError(f"activation is 'raw' or 'sigmoid', not {activation!r}")
+        shape = (resolution,) * 3 if isinstance(resolution, int) else tuple(resolution)
+        self.activation = activation
+        self.density_shift = float(density_shift)
+        self.density = nn.Parameter(torch.full(shape, float(density_init)))
+        self.features = nn.Parameter(torch.randn(*shape, channels, generator=generator) * feature_std)
+        self.background = nn.Parameter(torch.randn(channels, 4, 4, generator=generator) * feature_std)
+        self.density_scale = nn.Parameter(torch.zeros(()))
+        corners = torch.tensor([[-1.0] * 3, [1.0] * 3]) if box is None else box.detach().clone()
+        self.register_buffer("box", corners)
+
+    @property
+    def channels(self) -> int:
+        return self.features.shape[-1]
+
+    def step_size(self, step_ratio: float = 0.5) -> float:
+        """Distance between samples along a ray: `step_ratio` times the mean voxel size."""
+        extent = (self.box[1] - self.box[0]).tolist()
+        sides = reversed(self.density.shape)  # the grid is [z, y, x]
+        return step_ratio * sum(e / n for e, n in zip(extent, sides, strict=True)) / 3
+
+    def activate_density(self, raw: Tensor) -> Tensor:
+        """Raw interpolated values to density; any shape."""
+        return nn.functional.softplus(self.density_scale.exp() * raw + self.density_shift)
+
+    def activate_features(self, raw: Tensor) -> Tensor:
+        """Raw interpolated values to what the renderer composites; any shape."""
+        return 2 * raw.sigmoid() - 1 if self.activation == "sigmoid" else raw
+
+    @torch.no_grad()
+    def density_grid(self) -> Tensor:
+        """Density at the voxel centres, [D, H, W]."""
+        return self.activate_density(self.density)
+
+    def save(self, path: Path | str) -> None:
+        """Write the field as one safetensors file, atomically."""
+        path = Path(path)
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        metadata = {"activation": self.activation, "density_shift": repr(self.density_shift)}
+        partial = path.with_name(path.name + ".tmp")
+        save_file(tensors, partial, metadata=metadata)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path | str) -> VoxelField:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the file is missing, damaged, or not a voxel field.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+            return cls.from_tensors(tensors, metadata["activation"], float(metadata["density_shift"]))
+        except FileNotFoundError:
+            raise UserError(f"no voxel field at {path}") from None
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path} is damaged or not a voxel field: {_first_line(error)}") from None
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], activation: str, density_shift: float) -> VoxelField:
+        """A field around existing tensors, named and shaped as the attributes of this class."""
+        field = cls(1, tensors["features"].shape[-1], activation=activation, density_shift=density_shift)
+        field.density = nn.Parameter(torch.empty_like(tensors["density"]))
+        field.features = nn.Parameter(torch.empty_like(tensors["features"]))
+        field.load_state_dict(tensors)
+        return field
+
+    @classmethod
+    def from_sjc_checkpoint(
+        cls, path: Path | str, *, activation: str = "raw", density_shift: float = -1.0, box: Tensor | None = None
+    ) -> VoxelField:
+        """Load a state dict of the authors' code (`.pt`, keys density, color, bg, d_scale).
+
+        Args:
+            path: the file; it is read with ``weights_only=True``, so nothing in it can run.
+            activation, density_shift: not in the file; the defaults are those of the authors' latent fields.
+            box: minimum and maximum corner [2, 3], if the file has no "aabb"; default [-1, 1]^3.
+
+        Raises:
+            UserError: the file is missing, unreadable, or lacks one of the keys.
+        """
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise UserError(f"no checkpoint at {path}") from None
+        except Exception as error:  # torch raises many kinds here; all mean the same to the caller
+            raise UserError(f"{path} cannot be read as a PyTorch state dict: {_first_line(error)}") from None
+        missing = [k for k in ("density", "color", "bg", "d_scale") if not isinstance(state, dict) or k not in state]
+        if missing:
+            raise UserError(f"{path} is not a voxel checkpoint of the SJC code: it lacks {', '.join(missing)}")
+        field = cls(1, 1, activation=activation, density_shift=density_shift)
+        field.density = nn.Parameter(state["density"].float().reshape(state["density"].shape[-3:]).contiguous())
+        field.features = nn.Parameter(state["color"].float()[0].permute(1, 2, 3, 0).contiguous())
+        field.background = nn.Parameter(state["bg"].float()[0].contiguous())
+        field.density_scale = nn.Parameter(torch.as_tensor(state["d_scale"]).float().reshape(()))
+        corners = box if box is not None else state.get("aabb")
+        if corners is not None:
+            field.box = corners.float().reshape(2, 3)
+        return field
+
+
+def parameter_groups(field: VoxelField, lr: float, background_lr: float) -> list[dict]:
+    """Two optimiser groups, as in the paper's code: the background apart, everything else (density_scale too) at `lr`."""
+    return [
+        {"params": [field.density, field.features, field.density_scale], "lr": lr},
+        {"params": [field.background], "lr": background_lr},
+    ]
+
+
+def raw_density_for(density: float, density_shift: float) -> float:
+    """The raw value whose density is `density` at density_scale 0 (the inverse of softplus, less the shift)."""
+    return math.log(math.expm1(density)) - density_shift
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,60 @@
+"""`load_score_model`: from a name, folder or hub id to something that can score."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from ..errors import UserError
+from .protocol import ScoreModel
+
+EMBEDDED = "shapes"
+STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+_PACKAGE = Path(__file__).parent.parent
+
+
+def embedded_folder() -> Path:
+    """Where the embedded model's weights lie."""
+    return _PACKAGE / "shapes" / "weights"
+
+
+def model_folder(name: str) -> Path | None:
+    """The local folder a model name stands for, or None for a hub id.
+
+    Raises:
+        UserError: neither the embedded model, nor a folder, nor shaped like a hub id.
+    """
+    if name == EMBEDDED:
+        return embedded_folder()
+    if Path(name).is_dir():
+        return Path(name)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith((".", "/", "~")) and not Path(name).exists():
+        return None
+    raise UserError(
+        f"no model {name!r}: give 'shapes', a diffusers folder that exists, or a hub id such as {STABLE_DIFFUSION}"
+    )
+
+
+def load_score_model(
+    name: str = EMBEDDED, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> ScoreModel:
+    """Load a score model.
+
+    Args:
+        name: "shapes" (the embedded model, no download), a diffusers-format folder, or a hub id.
+        device: where it runs; default CUDA if there is one.
+        dtype: precision of the network; default float16 on CUDA, float32 elsewhere.
+
+    Raises:
+        UserError: no such model, or a part of it is missing or damaged.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if dtype is None:
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
+    from .diffusers import load_diffusers
+
+    folder = model_folder(name)
+    return load_diffusers(str(folder) if folder else name, device, dtype)

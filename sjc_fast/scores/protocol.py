@@ -1,0 +1,51 @@
+"""What a score model is: a denoiser with words, whatever network or formula is behind it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class ScoreModel(Protocol):
+    """A denoiser ``D(x; sigma)`` conditioned on text, in the EDM convention ``x = clean + sigma * noise``."""
+
+    name: str
+    channels: int
+    """Of what it denoises: 4 for latents, 3 for RGB in [-1, 1]."""
+    size: int
+    """Pixels a side of what it denoises."""
+    latent: bool
+    """Whether `decode` is needed to see anything."""
+    upscale: int
+    """Pixels that `decode` makes of one, a side: 8 for Stable Diffusion, 1 for pixel models."""
+    sigmas: Tensor
+    """Its noise levels, ascending, [levels] float32 on the CPU."""
+    settings: dict[str, Any]
+    """What `train` should use with this model, as a partial configuration tree; {} for the paper's settings."""
+
+    def denoise(self, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
+        """The model's estimate of the clean image.
+
+        Args:
+            x: noisy images, [B, C, H, W] float32.
+            sigma: noise levels, [B].
+            condition: rows of what `encode` returned, [B, ...].
+
+        Returns:
+            [B, C, H, W] float32, without gradient.
+        """
+        ...
+
+    def encode(self, prompts: list[str]) -> Tensor:
+        """Prompts to conditions, one row a prompt. "" is the unconditional one."""
+        ...
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Features [V, C, H, W] to RGB in [0, 1], [V, 3, H', W'], without gradient."""
+        ...
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raise `UserError` if the model cannot know what the prompt asks for."""
+        ...
