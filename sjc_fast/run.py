@@ -19,6 +19,7 @@ from .export.mesh import extract_mesh, save_mesh
 from .export.pictures import contact_sheet, save_picture, take_pictures
 from .export.video import frames_of, save_video
 from .field import VoxelField
+from .rendering import choose_backend
 from .scores.diffusers import FolderSettings
 from .scores.load import load_score_model, model_folder
 from .scores.protocol import ScoreModel
@@ -95,6 +96,7 @@ def check_early(config: TrainConfig) -> None:
     if vocabulary:
         vocabulary.check(config.prompt)
     pick_device(config.device)
+    choose_backend(config.backend)
     if config.resume is None:
         taken = [name for name in (CONFIG, CHECKPOINT) if config.output and (config.output / name).exists()]
         if taken:

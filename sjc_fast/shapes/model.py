@@ -94,6 +94,13 @@ def settings() -> dict:
             "other": DIRECTION_WORDS,
         },
         "defaults": {
+            "steps": 400,
+            "noise_samples": 4,
+            "guidance": 5.0,
+            "field": {"resolution": 40, "feature_std": 0.1, "background": "random"},
+            "score": {"antithetic": True, "sigma": {"mode": "annealed", "low": 0.1, "high": 8.0}},
+            "losses": {"emptiness_weight": 30.0},
+            "optimizer": {"lr": 0.1, "decay": "cosine", "final_lr": 0.1},
             "cameras": {
                 "law": "directions",
                 "radius": RADIUS,

@@ -1,0 +1,157 @@
+"""The real command: every wrong input gets one line, exit code 2, and leaves nothing behind."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pipelines
+import pytest
+
+from sjc_fast.cli import _unbox
+
+COMMAND = str(Path(sys.executable).parent / "sjc-fast")
+QUICK = ["--steps", "3", "--field.resolution", "8", "--log.turntable-frames", "2", "--log.turntable-size", "32"]
+
+
+def sjc(*arguments, cwd, env=None):
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"} | (env or {})
+    return subprocess.run(
+        [COMMAND, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def refused(done, message, cwd=None):
+    """One line that says it, exit code 2, no traceback, and an untouched folder."""
+    assert done.returncode == 2, done
+    assert done.stderr.startswith("sjc-fast: "), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert message in done.stderr
+    if cwd is not None:
+        assert list(cwd.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dance"], "unknown command 'dance'"),
+        (["train"], "the prompt is empty"),
+        (["train", "--prompt", "  "], "the prompt is empty"),
+        (["train", "--prompt", "a red dragon"], "knows no object in 'a red dragon'; it knows: mushroom"),
+        (["train", "--prompt", "a red cube", "--stepz", "3"], "Unrecognized options: --stepz"),
+        (["train", "--prompt", "a red cube", "--steps", "many"], "--steps"),
+        (["train", "--prompt", "a red cube", "--steps", "0"], "--steps 0: it must be at least 1"),
+        (["train", "--prompt", "a red cube", "--noise-samples", "3"], "comes in pairs"),
+        (["train", "--prompt", "a red cube", "--model", "./nowhere"], "no model './nowhere'"),
+        (["train", "--prompt", "a red cube", "--device", "cuda"], "no usable CUDA device"),
+        (["train", "--prompt", "a red cube", "--device", "toaster"], "give auto, cpu, cuda"),
+        (["train", "--prompt", "a red cube", "--backend", "vulkan"], "no renderer called 'vulkan'"),
+        (["train", "--prompt", "a red cube", "--cameras.law", "moon"], "--cameras.law"),
+        (["train", "--prompt", "a red cube", "--output", "/dev/null/run"], "/dev/null is a file"),
+        (["train", "--resume", "."], "not a run folder"),
+        (["render", "nowhere"], "not a run folder"),
+        (["export", "nowhere"], "not a run folder"),
+        (["render", ".", "--output", "x.gif"], "ends in .png"),
+    ],
+)
+def test_wrong_input(arguments, message, tmp_path):
+    refused(sjc(*arguments, cwd=tmp_path), message, tmp_path)
+
+
+def test_a_hub_id_that_cannot_be_reached(tmp_path):
+    refused(sjc("train", "--prompt", "a cube", "--model", "nobody/nothing", cwd=tmp_path), "model nobody/nothing", tmp_path)
+
+
+def test_broken_model_folders(tmp_path):
+    good = pipelines.stable_diffusion(tmp_path / "good")
+    work = tmp_path / "work"
+    work.mkdir()
+    missing = shutil.copytree(good, tmp_path / "missing")
+    shutil.rmtree(missing / "text_encoder")
+    refused(sjc("train", "--prompt", "a cube", "--model", missing, cwd=work), "lacks text_encoder", work)
+    cut = shutil.copytree(good, tmp_path / "cut")
+    weights = cut / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    refused(sjc("train", "--prompt", "a cube", "--model", cut, cwd=work), "cannot load unet", work)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of the embedded model, three steps long."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    done = sjc("train", "--prompt", "a red cube", "--output", folder, *QUICK, cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def snapshot(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+def test_an_existing_run_is_never_overwritten(finished, tmp_path):
+    before = snapshot(finished)
+    done = sjc("train", "--prompt", "a red cube", "--output", finished, *QUICK, cwd=tmp_path)
+    refused(done, "already holds a run", tmp_path)
+    assert snapshot(finished) == before
+
+
+def test_resume_with_another_configuration(finished, tmp_path):
+    before = snapshot(finished)
+    done = sjc("train", "--resume", finished, "--guidance", "77", cwd=tmp_path)
+    refused(done, "--guidance 5.0, now 77.0", tmp_path)
+    assert snapshot(finished) == before
+
+
+def test_corrupt_files_in_a_run(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    whole = (run / "checkpoint.safetensors").read_bytes()
+    (run / "checkpoint.safetensors").write_bytes(whole[: len(whole) // 2])
+    refused(sjc("train", "--resume", run, cwd=tmp_path), "is damaged")
+    (run / "field.safetensors").write_bytes(b"not a field")
+    refused(sjc("export", run, cwd=tmp_path), "damaged or not a voxel field")
+    (run / "config.yaml").write_text("steps: [")
+    refused(sjc("render", run, cwd=tmp_path), "config.yaml cannot be read")
+    (run / "config.yaml").write_text("stepz: 3")
+    refused(sjc("render", run, cwd=tmp_path), "unknown setting 'stepz'")
+
+
+def test_nothing_to_export_yet(finished, tmp_path):
+    refused(sjc("export", finished, "--iso", "1e6", cwd=tmp_path), "give a lower --iso", tmp_path)
+
+
+def test_export_and_render(finished, tmp_path):
+    for kind in ("ply", "glb", "obj"):
+        output = tmp_path / f"m.{kind}"
+        done = sjc("export", finished, "--iso", "0.1", "--format", kind, "--output", output, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert output.stat().st_size > 500
+    for name in ("v.png", "t.mp4"):
+        done = sjc("render", finished, "--output", tmp_path / name, "--size", "32", "--frames", "3", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / name).stat().st_size > 500
+
+
+def test_help_is_quick_and_complete(tmp_path):
+    done = sjc("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert all(word in done.stdout for word in ("train", "render", "export", "models", "doctor"))
+    done = sjc("train", "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for option in ("--prompt", "--noise-samples", "--guidance", "--resume", "--field.resolution", "--score.sigma.mode"):
+        assert option in done.stdout
+
+
+def test_models_and_doctor(tmp_path):
+    done = sjc("models", cwd=tmp_path)
+    assert "mushroom" in done.stdout
+    assert "purple" in done.stdout
+    done = sjc("doctor", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "[--] cuda: none" in done.stdout
+    assert "reference" in done.stdout
+
+
+def test_unbox():
+    box = "╭─ Parsing error ─╮\n│ \x1b[1mWrong\x1b[0m thing │\n│ here │\n│ ──── │\n│ more │\n╰──────╯\n"
+    assert _unbox(box) == "Wrong thing here"

@@ -1,0 +1,186 @@
+"""Whole runs as processes: what they write, that others can read it, that they survive being stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import av
+import imageio.v3 as iio
+import pipelines
+import pytest
+import torch
+import yaml
+from plyfile import PlyData
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_cli import COMMAND, sjc
+
+import sjc_fast
+from sjc_fast import UserError, VoxelField, run
+from sjc_fast.checkpoint import load_checkpoint
+from sjc_fast.config import load_yaml
+from sjc_fast.run import SilentReporter, free_folder
+
+SMALL = ["--field.resolution", "12", "--log.turntable-frames", "5", "--log.turntable-size", "48", "--log.mesh-iso", "0.3"]
+
+
+def check_run_folder(folder, frames=5, size=48):
+    """Everything is there, and readable by libraries that did not write it."""
+    assert not list(folder.glob("*.tmp*"))
+    assert yaml.safe_load((folder / "config.yaml").read_text())["steps"] == 6
+    with av.open(str(folder / "turntable.mp4")) as video:
+        stream = video.streams.video[0]
+        assert (stream.codec_context.name, stream.width, stream.height) == ("h264", size, size)
+        assert sum(1 for _ in video.decode(stream)) == frames
+    mesh = PlyData.read(folder / "mesh.ply")
+    assert mesh["vertex"].count > 100
+    assert {"x", "y", "z", "red", "green", "blue"} <= {p.name for p in mesh["vertex"].properties}
+    picture = iio.imread(folder / "preview.png")
+    assert picture.std() > 1
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert {"train/sigma", "train/opacity"} <= set(events.Tags()["scalars"])
+    assert "preview" in events.Tags()["images"]
+    assert VoxelField.load(folder / "field.safetensors").density.shape == (12, 12, 12)
+
+
+def test_embedded_model_without_a_network(tmp_path):
+    """The whole command in a process whose sockets do not connect."""
+    program = (
+        "import socket, sys\n"
+        "def refuse(*a, **k): raise AssertionError('the network was touched')\n"
+        "socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse\n"
+        "from sjc_fast.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    arguments = ["train", "--prompt", "a red mushroom", "--steps", "6", "--output", "run", "--log.metrics-every", "2"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments, *SMALL], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("model shapes, renderer ")
+    check_run_folder(tmp_path / "run")
+
+
+@pytest.mark.parametrize("vae", [True, False])
+def test_a_stable_diffusion_folder(tmp_path, vae):
+    """Latents through the VAE, or pixels; learned background; a real pipeline from disk."""
+    model = pipelines.stable_diffusion(tmp_path / "model", vae=vae)
+    options = ["--steps", "6", "--noise-samples", "2", "--score.estimator", "auto", "--log.metrics-every", "2"]
+    done = sjc("train", "--prompt", "a cube", "--model", model, "--output", "run", *options, *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    check_run_folder(tmp_path / "run")
+    config = load_yaml(tmp_path / "run" / "config.yaml")
+    assert config.guidance == 100.0  # the paper's settings, not the embedded model's
+    assert config.cameras.radius == 1.5
+
+
+OPTIONS = ["--prompt", "a blue house", "--steps", "14", "--log.checkpoint-every", "4", "--log.preview-every", "100", *SMALL]
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+def start(folder, options):
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [COMMAND, "train", *options, "--output", str(folder)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def assert_same_end(a, b):
+    one, two = (load_checkpoint(f / "checkpoint.safetensors") for f in (a, b))
+    assert one.step == two.step == 14
+    for x, y in ((one.field, two.field), (one.optimizer, two.optimizer)):
+        assert x.keys() == y.keys()
+        assert all(torch.equal(x[k], y[k]) for k in x)
+
+
+def test_killed_and_interrupted_runs_end_bit_for_bit_like_whole_ones(tmp_path):
+    whole, killed, stopped = tmp_path / "whole", tmp_path / "killed", tmp_path / "stopped"
+    assert sjc("train", *OPTIONS, "--output", whole, cwd=tmp_path).returncode == 0
+
+    process = start(killed, OPTIONS)
+    wait_for((killed / "checkpoint.safetensors").exists)
+    process.kill()
+    process.communicate()
+    assert load_checkpoint(killed / "checkpoint.safetensors").step < 14
+    assert not (killed / "turntable.mp4").exists()
+    done = sjc("train", "--resume", killed, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(killed, whole)
+    assert (killed / "turntable.mp4").exists()
+
+    process = start(stopped, OPTIONS)
+    wait_for((stopped / "checkpoint.safetensors").exists)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"--resume {stopped}" in said
+    assert "Traceback" not in said
+    done = sjc("train", "--resume", stopped, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(stopped, whole)
+
+
+def test_nan_stops_the_run_at_the_last_good_checkpoint(tmp_path, monkeypatch):
+    class Poison(SilentReporter):
+        def start(self, trainer, folder):
+            self.trainer = trainer
+
+        def step(self, position, metrics):
+            if position == 5:
+                self.trainer.field.density.data[0, 0, 0] = float("nan")
+
+    config = run.default_config("shapes")
+    config = run.merge(config, {"prompt": "a red cube", "steps": 9, "output": str(tmp_path / "run")})
+    config = run.merge(config, {"field": {"resolution": 8}, "log": {"checkpoint_every": 2, "metrics_every": 1}})
+    with pytest.raises(UserError, match=r"NaN or infinity at step 5; the last good checkpoint is .*checkpoint"):
+        run.run(config, Poison())
+    kept = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
+    assert kept.step == 4
+    assert all(bool(v.isfinite().all()) for v in kept.field.values())
+
+
+def test_no_space_left(tmp_path):
+    """A full disk in the middle of a run: one line, and the folder keeps no half-written file."""
+    limit = ["bash", "-c", f'ulimit -f 8; exec "{COMMAND}" train "$@"', "-"]
+    options = [*OPTIONS, "--output", str(tmp_path / "run")]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*limit, *options], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2, done
+    assert done.stderr.strip().splitlines()[-1].startswith("sjc-fast: cannot write the checkpoint"), done.stderr
+    assert not list((tmp_path / "run").glob("*.tmp*"))
+
+
+def test_free_folder_names(tmp_path):
+    assert free_folder("A red, mushroom!", tmp_path) == tmp_path / "a-red-mushroom"
+    (tmp_path / "a-red-mushroom").mkdir()
+    assert free_folder("a red mushroom", tmp_path) == tmp_path / "a-red-mushroom-2"
+    assert free_folder("../..", tmp_path) == tmp_path / "run"
+
+
+def test_python_api(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = {"field": {"resolution": 8}, "log": {"turntable_frames": 2, "turntable_size": 32}}
+    result = sjc_fast.generate("a green tree", steps=2, progress=False, **small)
+    assert result.folder == run.Path("runs/a-green-tree")
+    assert (result.folder / "turntable.mp4").exists()
+    model = sjc_fast.load_score_model("shapes", device="cpu")
+    field = sjc_fast.VoxelField(resolution=8, channels=model.channels, activation="sigmoid")
+    out = sjc_fast.render(field, sjc_fast.ring(2, 20, 2.5, 45.0), size=64, backend="auto")
+    score = sjc_fast.paas_score(model, out.features, 1.0, "a green tree", noise_samples=2, guidance=3.0)
+    out.features.backward(-score)
+    assert float(field.density.grad.abs().sum()) > 0
+    with pytest.raises(UserError, match="unknown setting 'stepps'"):
+        sjc_fast.generate("a green tree", stepps=2)
