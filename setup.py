@@ -17,7 +17,7 @@ setup(
     python_requires=">=3.10",
     # A top-level module named ``kernels`` would shadow a PyPI package that diffusers and transformers probe for.
     package_dir={"sjc_fast": "sjc_fast", "sjc_fast.kernels": "kernels"},
-    packages=find_packages(include=["sjc_fast", "sjc_fast.*"]) + ["sjc_fast.kernels"],
+    packages=[*find_packages(include=["sjc_fast", "sjc_fast.*"]), "sjc_fast.kernels"],
     package_data={"sjc_fast.shapes": ["weights/*", "weights/*/*"]},
     install_requires=[
         "torch>=2.11",

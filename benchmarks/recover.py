@@ -1,7 +1,7 @@
 """Recover a known scene from the exact score of its own pictures: renderer, chain rule, PAAS and trainer, no network.
 
-The score model is a `MixtureModel` with one exact picture for every training camera; the prompt's direction words select
-it. Quality is measured on cameras that training never saw. ``python -m benchmarks.recover`` is the full version.
+The score model is a `MixtureModel` with one exact picture for every training camera; the prompt's direction words
+select it. Quality is measured on cameras that training never saw. ``python -m benchmarks.recover`` is the full version.
 """
 
 from __future__ import annotations

@@ -35,7 +35,20 @@ _HOME = {
     "load_score_model": "scores",
 }
 
-__all__ = list(_HOME)
+__all__ = [
+    "Cameras",
+    "MixtureModel",
+    "Rendering",
+    "ScoreModel",
+    "UserError",
+    "VoxelField",
+    "generate",
+    "load_score_model",
+    "orbit",
+    "paas_score",
+    "render",
+    "ring",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -82,10 +82,10 @@ def ring(count: int, elevation: float, radius: float, fov: float, start: float =
 
 
 def sample_sphere(count: int, v_range: tuple[float, float], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The authors' law for viewpoints: azimuth uniform, v uniform in `v_range` (degrees), cos(polar angle) = 1 - 2 v / pi.
+    """The authors' law for viewpoints: azimuth uniform, v uniform, cos(polar angle) = 1 - 2 v / pi.
 
-    With v over (0, 180) the points are uniform on the sphere. v is clipped to [0.01, pi - 0.01] radians, which keeps
-    the camera off the poles.
+    `v_range` is in degrees; over (0, 180) the points are uniform on the sphere. v is clipped to [0.01, pi - 0.01]
+    radians, which keeps the camera off the poles.
 
     Returns:
         azimuth and elevation, [count] degrees each, float64.

@@ -154,7 +154,7 @@ class VoxelField(nn.Module):
 
 
 def parameter_groups(field: VoxelField, lr: float, background_lr: float) -> list[dict]:
-    """Two optimiser groups, as in the paper's code: the background apart, everything else (density_scale too) at `lr`."""
+    """Two optimiser groups, as in the paper's code: the background, and everything else (density_scale too) at `lr`."""
     return [
         {"params": [field.density, field.features, field.density_scale], "lr": lr},
         {"params": [field.background], "lr": background_lr},

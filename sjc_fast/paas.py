@@ -111,10 +111,8 @@ def combine(
     difference = denoised - x[:, None]
     if coefficient == "auto":
         # Within an antithetic pair c n cancels, so there is nothing to fit.
-        c = 0.0 if antithetic else regression_coefficient(difference, s * noise)
-    else:
-        c = coefficient
-    return (difference - c * s * noise).mean(dim=1) / s[:, 0] ** 2
+        coefficient = 0.0 if antithetic else regression_coefficient(difference, s * noise)
+    return (difference - coefficient * s * noise).mean(dim=1) / s[:, 0] ** 2
 
 
 def regression_coefficient(difference: Tensor, perturbation: Tensor) -> Tensor:

@@ -159,7 +159,7 @@ def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None
 
 
 def _regular_work(trainer: Trainer, folder: Path, reporter: Reporter, position: int, *, stopping: bool) -> None:
-    """Checkpoint and preview where they are due; stop where that was asked for or where numbers are no longer numbers."""
+    """Checkpoint and preview where they are due; stop where that was asked for, or at a NaN."""
     log, last = trainer.config.log, position == len(trainer.schedule)
     due = stopping or last or position % log.checkpoint_every == 0
     if (due or position % log.metrics_every == 0) and not trainer.is_finite():
@@ -178,7 +178,7 @@ def _regular_work(trainer: Trainer, folder: Path, reporter: Reporter, position: 
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collects Ctrl-C and SIGTERM for the time of the block, so that a step is never torn; a second Ctrl-C is not held."""
+    """Collects Ctrl-C and SIGTERM during the block, so that a step is never torn; a second Ctrl-C is not held."""
     seen: list[int] = []
 
     def note(number: int, _: Any) -> None:

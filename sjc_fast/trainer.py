@@ -1,4 +1,4 @@
-"""The trainer: one step function that chains 2D scores through the renderer (paper, Eq. 11), and the state it acts on."""
+"""The trainer: one step function that chains 2D scores through the renderer (Eq. 11), and the state it acts on."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ class Trainer:
         model.check_prompt(config.prompt)
         if model.latent and config.field.background != "texture":
             raise UserError(
-                f"--field.background {config.field.background} is a colour, and {model.name} works on latents: use texture"
+                f"--field.background {config.field.background} is a colour, and {model.name} works on latents; "
+                "use texture"
             )
         self.config, self.model, self.device = config, model, torch.device(device)
         self.backend = choose_backend(config.backend)
@@ -109,7 +110,7 @@ class Trainer:
 def train_step(run: Trainer, row: Row) -> Metrics:
     """Render, score, chain, update: one step, which reads one row of the schedule and nothing random besides.
 
-    The score enters the renderer's backward pass as its upstream gradient (Eq. 11), so nothing is differentiated through
+    The score enters the renderer's backward pass as its upstream gradient (Eq. 11): nothing is differentiated through
     the network. Scores and losses are summed over the V views and divided by V.
     """
     config, views = run.config, run.config.views

@@ -13,7 +13,9 @@ WORDS = ["a", "red", "blue", "cube", "ball", "front", "view", "of", "side", "ove
 def tokenizer(folder: Path) -> CLIPTokenizer:
     """CLIP's byte-pair tokenizer over its byte alphabet: every prompt encodes, letter by letter."""
     alphabet = [*map(chr, range(33, 127))]
-    vocabulary = {t: i for i, t in enumerate(["<|startoftext|>", "<|endoftext|>", *alphabet, *(c + "</w>" for c in alphabet)])}
+    vocabulary = {
+        t: i for i, t in enumerate(["<|startoftext|>", "<|endoftext|>", *alphabet, *(c + "</w>" for c in alphabet)])
+    }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\n")

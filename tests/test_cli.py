@@ -18,7 +18,13 @@ QUICK = ["--steps", "3", "--field.resolution", "8", "--log.turntable-frames", "2
 def sjc(*arguments, cwd, env=None):
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"} | (env or {})
     return subprocess.run(
-        [COMMAND, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+        [COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
 
 
@@ -60,7 +66,9 @@ def test_wrong_input(arguments, message, tmp_path):
 
 
 def test_a_hub_id_that_cannot_be_reached(tmp_path):
-    refused(sjc("train", "--prompt", "a cube", "--model", "nobody/nothing", cwd=tmp_path), "model nobody/nothing", tmp_path)
+    refused(
+        sjc("train", "--prompt", "a cube", "--model", "nobody/nothing", cwd=tmp_path), "model nobody/nothing", tmp_path
+    )
 
 
 def test_broken_model_folders(tmp_path):

@@ -1,7 +1,6 @@
 """Philox against its published vectors, and the normals made from it."""
 
 import torch
-
 from sjc_fast.kernels.noise import normal, philox
 
 

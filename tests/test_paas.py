@@ -102,7 +102,7 @@ def test_noised_density_identity_and_jensen():
 
 
 def test_paas_is_the_gradient_of_the_jensen_bound():
-    """Against automatic differentiation of E_n[log p_sigma(x + sigma n)] with the same noise (Eq. 15 is exactly that)."""
+    """Against automatic differentiation of E_n[log p_sigma(x + sigma n)] with the same noise: Eq. 15 is exactly that."""
     model, sigma = MixtureModel(images(), std=0.2), 0.6
     x = torch.zeros(SHAPE, requires_grad=True)
     noise = torch.randn(1, 16, *SHAPE[1:], generator=generator(4))

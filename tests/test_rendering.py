@@ -78,7 +78,11 @@ def trilinear(grid, xyz, box):
 def march_by_hand(field, camera, size, beta, plain):
     """DESIGN section 3, one ray and one sample at a time; differentiable, in float64."""
     origins, directions = camera.rays(size, size)
-    d = 0.5 * sum(float(e) / n for e, n in zip(field.box[1] - field.box[0], reversed(field.density.shape))) / 3
+    d = (
+        0.5
+        * sum(float(e) / n for e, n in zip(field.box[1] - field.box[0], reversed(field.density.shape), strict=True))
+        / 3
+    )
     colour = (lambda f: 2 * torch.sigmoid(f) - 1) if field.activation == "sigmoid" else (lambda f: f)
     features, depths, opacities, penalty, longest = [], [], [], 0.0, 0.0
     for ray in directions[0].reshape(-1, 3):
@@ -132,7 +136,7 @@ def test_against_a_loop_from_the_definition(activation, channels, density):
             parts = (out.features[0], out.depth[0], out.opacity[0], out.emptiness[0])
         else:
             parts = march_by_hand(field, camera, size, beta, plain)
-        loss = sum((a * b).sum() for a, b in zip(parts, upstream)) + 100 * parts[3]
+        loss = sum((a * b).sum() for a, b in zip(parts, upstream, strict=False)) + 100 * parts[3]
         loss.backward()
         gradients = (field.density.grad, field.features.grad, field.density_scale.grad)
         results.append([x.detach().clone() for x in (*parts, *gradients)])

@@ -22,7 +22,16 @@ from sjc_fast.checkpoint import load_checkpoint
 from sjc_fast.config import load_yaml
 from sjc_fast.run import SilentReporter, free_folder
 
-SMALL = ["--field.resolution", "12", "--log.turntable-frames", "5", "--log.turntable-size", "48", "--log.mesh-iso", "0.3"]
+SMALL = [
+    "--field.resolution",
+    "12",
+    "--log.turntable-frames",
+    "5",
+    "--log.turntable-size",
+    "48",
+    "--log.mesh-iso",
+    "0.3",
+]
 
 
 def check_run_folder(folder, frames=5, size=48):
@@ -57,7 +66,11 @@ def test_embedded_model_without_a_network(tmp_path):
     arguments = ["train", "--prompt", "a red mushroom", "--steps", "6", "--output", "run", "--log.metrics-every", "2"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, "-c", program, *arguments, *SMALL], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", program, *arguments, *SMALL],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("model shapes, renderer ")
@@ -77,7 +90,17 @@ def test_a_stable_diffusion_folder(tmp_path, vae):
     assert config.cameras.radius == 1.5
 
 
-OPTIONS = ["--prompt", "a blue house", "--steps", "14", "--log.checkpoint-every", "4", "--log.preview-every", "100", *SMALL]
+OPTIONS = [
+    "--prompt",
+    "a blue house",
+    "--steps",
+    "14",
+    "--log.checkpoint-every",
+    "4",
+    "--log.preview-every",
+    "100",
+    *SMALL,
+]
 
 
 def wait_for(condition, seconds=120):

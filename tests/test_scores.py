@@ -131,7 +131,7 @@ def test_unusable_folders(tmp_path):
     with pytest.raises(UserError, match="'flow' is not supported"):
         load_score_model(str(odd))
     (good / "sjc_fast.json").write_text("{")
-    with pytest.raises(UserError, match="sjc_fast.json is not valid"):
+    with pytest.raises(UserError, match=r"sjc_fast\.json is not valid"):
         load_score_model(str(good))
 
 

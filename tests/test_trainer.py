@@ -141,7 +141,12 @@ def test_views_are_averaged():
         row = run.schedule[0]
         if view is not None:
             cut = slice(view, view + 1)
-            row = Row(*(v[cut] if v.dim() and f.name != "step" else v for f, v in zip(fields(Row), vars(row).values())))
+            row = Row(
+                *(
+                    v[cut] if v.dim() and f.name != "step" else v
+                    for f, v in zip(fields(Row), vars(row).values(), strict=True)
+                )
+            )
             run.config.views = 1
         run.optimizer.step = lambda: None
         # The score is linear in nothing random: take the noise away, and views no longer depend on their place.

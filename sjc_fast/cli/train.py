@@ -17,7 +17,7 @@ from .reporting import ProgressReporter
 
 
 def main(arguments: list[str]) -> None:
-    """Read the options over the defaults that suit the model (or over the resumed run's), train, and say what came out."""
+    """Read the options over the defaults that suit the model (or the resumed run's), train, and say what came out."""
     config = read_config(arguments)
     check_early(config)
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Score models from diffusers: any Stable-Diffusion-shaped folder or hub id, with a VAE (latents) or without (pixels)."""
+"""Score models from diffusers: Stable-Diffusion-shaped folders or hub ids, with a VAE (latents) or without (pixels)."""
 
 from __future__ import annotations
 

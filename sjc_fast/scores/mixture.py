@@ -17,7 +17,8 @@ class MixtureModel:
 
     With images mu_i and component variance s^2, noisy data is a mixture of N(mu_i, (s^2 + sigma^2) I), so
 
-        D(x; sigma) = sum_i p_i (mu_i + s^2 / (s^2 + sigma^2) (x - mu_i)),  p = softmax(-|x - mu_i|^2 / (2 (s^2 + sigma^2)))
+        D(x; sigma) = sum_i p_i (mu_i + s^2 / (s^2 + sigma^2) (x - mu_i)),
+        p = softmax(-|x - mu_i|^2 / (2 (s^2 + sigma^2)))
 
     and ``(D - x) / sigma^2`` is the exact score. s = 0 is the plain set of images.
 
@@ -61,7 +62,7 @@ class MixtureModel:
 
     @torch.no_grad()
     def denoise(self, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
-        """Exact posterior mean; see `ScoreModel.denoise`. The softmax is shifted by its maximum, so any sigma > 0 works."""
+        """Exact posterior mean; see `ScoreModel.denoise`. The softmax is stable for any sigma > 0."""
         variance = (self.std**2 + sigma**2).to(x)
         share = self._exponents(x, variance, condition).softmax(dim=1)
         mean = (share @ self.images.to(x).flatten(1)).reshape(x.shape)

@@ -1,4 +1,4 @@
-"""The training pictures: every object from every named direction, painted on the fly in any colour over any background."""
+"""The training pictures: every object from every named direction, painted in any colour over any background."""
 
 from __future__ import annotations
 

@@ -1,0 +1,144 @@
+"""The embedded model: its pictures, its words, its training recipe, its weights, and what it makes."""
+
+import pytest
+import torch
+
+from sjc_fast import load_score_model, ring
+from sjc_fast.config import merge
+from sjc_fast.directions import name_directions
+from sjc_fast.run import default_config
+from sjc_fast.scores.load import embedded_folder
+from sjc_fast.shapes import train as recipe
+from sjc_fast.shapes.dataset import DIRECTIONS, FOV, RADIUS, SIZE, Pictures, caption, direction_cameras, render_views
+from sjc_fast.shapes.model import build_tokenizer
+from sjc_fast.shapes.scenes import COLOURS, OBJECTS, Layers
+from sjc_fast.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_score_model("shapes", device="cpu")
+
+
+def test_it_is_small_and_says_what_it_knows(model):
+    size = sum(f.stat().st_size for f in embedded_folder().rglob("*") if f.is_file())
+    assert size <= 12e6
+    assert model.vocabulary.objects == tuple(OBJECTS)
+    assert model.vocabulary.colours == tuple(COLOURS)
+    assert len(OBJECTS) >= 8
+    assert len(COLOURS) >= 6
+    assert (model.channels, model.size, model.latent) == (3, SIZE, False)
+
+
+def test_different_prompts_encode_differently_and_filler_is_harmless(model):
+    prompts = [caption(name, colour, d) for name in OBJECTS for colour in COLOURS for d in (None, 0, 9)]
+    rows = model.encode(prompts).flatten(1)
+    distance = torch.cdist(rows, rows) + torch.eye(len(rows)) * 1e3
+    assert float(distance.min()) > 1e-2
+    plain, filled = model.encode(
+        ["front view of a red mushroom", "Front view of, a high quality photo of a red mushroom"]
+    )
+    assert torch.equal(plain, filled)
+
+
+def test_tokenizer_knows_every_word_it_should():
+    tokenizer = build_tokenizer()
+    for name in OBJECTS:
+        for colour in COLOURS:
+            for d in range(len(DIRECTIONS)):
+                words = [w for w in caption(name, colour, d).split() if w not in ("a", "an", "view", "of")]
+                assert tokenizer.unk_token_id not in tokenizer(" ".join(words)).input_ids
+
+
+def test_directions_cover_what_they_name_once():
+    middle = torch.tensor([(sum(d.azimuth) / 2, sum(d.elevation) / 2) for d in DIRECTIONS])
+    assert name_directions(middle[:, 0], middle[:, 1], DIRECTIONS).tolist() == list(range(24))
+    assert len({d.words for d in DIRECTIONS}) == 24
+    assert len(direction_cameras()) == 24
+
+
+def test_pictures_agree_with_the_geometry():
+    """A ball of radius 0.62 covers the disc that perspective says, and the car's lamps face the front."""
+    camera = ring(1, 0, RADIUS, FOV)
+    coverage = render_views("ball", camera, 64).coverage[0, 0]
+    tangent = 0.62 / (RADIUS**2 - 0.62**2) ** 0.5
+    radius = 32 * tangent / torch.tan(torch.deg2rad(torch.tensor(FOV / 2)))
+    assert float(coverage.sum()) == pytest.approx(float(torch.pi * radius**2), rel=0.01)
+    front, back = (render_views("car", ring(1, 0, RADIUS, FOV, start=a), 64) for a in (0.0, 180.0))
+    bright = lambda layers: int((layers.fixed.amin(dim=1) > 0.7).sum())  # noqa: E731
+    assert bright(front) > bright(back) + 10
+
+
+def test_faces_differ_from_backs():
+    for name in ("snowman", "house", "car", "duck"):
+        front, back = render_views(name, ring(2, 20, RADIUS, FOV), 32).paint(
+            torch.tensor([COLOURS["yellow"]] * 2), torch.ones(2, 3)
+        )
+        # The shapes are mirror images of each other, but for the faces (and the light).
+        changed = (front - back.flip(-1)).abs().amax(dim=0) > 0.2
+        assert int(changed.sum()) > 8, name
+
+
+def test_painting():
+    layers = Layers(torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, 3, 2, 2), torch.full((1, 1, 2, 2), 0.75))
+    painted = layers.paint(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 1.0, 1.0]]))
+    assert painted[0, :, 0, 0].tolist() == [0.5, 0.25, 0.25]
+
+
+def test_the_recipe_trains_resumes_exactly_and_writes_a_model_that_loads(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "load_bank", lambda *_: bank)
+    bank = {name: render_views(name, direction_cameras(), supersample=1) for name in ("cube", "ball")}
+    options = {"batch": 4, "steps": 4, "warmup": 2}
+    whole = recipe.Recipe(**options, work=tmp_path / "a", output=tmp_path / "a" / "out", save_every=4)
+    halves = recipe.Recipe(**options, work=tmp_path / "b", output=tmp_path / "b" / "out", save_every=2)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    recipe.train(whole)
+
+    class Stop(Exception):
+        pass
+
+    def save_and_stop(self, save=recipe.Training.save):
+        save(self)
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe.Training, "save", save_and_stop)
+        with pytest.raises(Stop):
+            recipe.train(halves)
+    recipe.train(halves)
+    one, two = (load_score_model(str(r.output), device="cpu") for r in (whole, halves))
+    for a, b in zip(one.unet.parameters(), two.unet.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert one.prediction == "v_prediction"
+    pictures, captions = Pictures(bank).batch(4, torch.Generator().manual_seed(0))
+    answer = one.denoise(pictures, torch.ones(4), one.encode([c or "" for c in captions]))
+    assert answer.shape == pictures.shape
+
+
+def test_it_denoises_what_it_knows(model):
+    """At moderate noise the right words give a far better picture than no denoising, and than the wrong words."""
+    view = 1  # low front left
+    camera = direction_cameras()[view : view + 1]
+    clean = render_views("house", camera).paint(torch.tensor([COLOURS["blue"]]), torch.full((1, 3), 0.6)) * 2 - 1
+    noisy = clean + 3.0 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    error = lambda prompt: float(  # noqa: E731
+        (model.denoise(noisy, torch.tensor([3.0]), model.encode([prompt])) - clean).square().mean()
+    )
+    right = error(caption("house", "blue", view))
+    assert right < 0.03
+    assert error(caption("mushroom", "red", view)) > 2 * right
+    assert error(caption("house", "yellow", view)) > 1.5 * right
+
+
+def test_a_prompt_becomes_its_object(model):
+    """The main job, as `sjc-fast train` does it, against the known truth at unseen cameras."""
+    config = merge(default_config("shapes"), {"prompt": "a red mushroom"})
+    run = Trainer(config, model)
+    for _ in run.remaining():
+        pass
+    from benchmarks.truth import compare
+
+    result = compare(run.field, "mushroom", "red")
+    assert result["iou"] > 0.7
+    assert result["psnr"] > 16
