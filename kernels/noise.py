@@ -55,8 +55,8 @@ def normal(seed: int, step: int | Tensor, count: int, device: torch.device | str
     zero = torch.zeros_like(block)
     counter = torch.stack([block, zero, zero + step, zero], dim=-1)
     words = philox(counter, (seed & _MASK, seed >> 32))
-    # (word + 0.5) / 2^32 with 24 bits kept: never 0, so that the logarithm is finite; never 1 either.
-    unit = ((words >> 8).float() + 0.5) * 2.0**-24
+    # 23 bits and a half: exact in float32, never 0 (the logarithm is finite) and never 1.
+    unit = ((words >> 9).float() + 0.5) * 2.0**-23
     radius = (-2 * unit[:, 0::2].log()).sqrt()
     angle = (2 * math.pi) * unit[:, 1::2]
     return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1).reshape(-1)[:count]

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from .config import TrainConfig, merge
-from .run import Result, SilentReporter, default_config, run
-from .scores.load import EMBEDDED
+from .run import Reporter, Result, run
 from .scores.protocol import ScoreModel
+from .settings import default_config, default_model, resumed_config
 
 
 def generate(
-    prompt: str,
-    model: str | ScoreModel = EMBEDDED,
+    prompt: str = "",
+    model: str | ScoreModel | None = None,
     *,
     output: Path | str | None = None,
+    resume: Path | str | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> Result:
@@ -23,8 +24,10 @@ def generate(
 
     Args:
         prompt: what to make.
-        model: "shapes", a diffusers folder, a hub id, or a score model of yours.
-        output: run folder; default runs/<prompt>.
+        model: "shapes", a diffusers folder, a hub id, or a score model of yours; default Stable Diffusion 1.5 where
+            there is a CUDA device, else "shapes".
+        output: run folder; default the first free of runs/<prompt>, runs/<prompt>-2, …
+        resume: run folder to continue instead; everything else then comes from there.
         progress: show a progress bar.
         settings: any setting of `TrainConfig`, nested ones as dicts: ``steps=300, field={"resolution": 64}``.
 
@@ -34,15 +37,18 @@ def generate(
     Raises:
         UserError: a wrong input; the message says which.
     """
-    if isinstance(model, str):
-        base = default_config(model)
+    if model is None:
+        model = default_model(settings.get("device", "auto"))
+    ready = None if isinstance(model, str) else model
+    if resume:
+        config = resumed_config(Path(resume))
     else:
-        base = merge(TrainConfig(model=model.name), model.settings, model.name)
-    where = {"output": str(output)} if output else {}
-    config = merge(base, {"prompt": prompt, **where, **settings}, "generate")
-    reporter = SilentReporter()
+        base = merge(TrainConfig(model=ready.name), ready.settings, ready.name) if ready else default_config(model)
+        where = {"output": str(output)} if output else {}
+        config = merge(base, {"prompt": prompt, **where, **settings}, "generate")
+    reporter = Reporter()
     if progress:
         from .cli.reporting import ProgressReporter
 
         reporter = ProgressReporter()
-    return run(config, reporter, None if isinstance(model, str) else model)
+    return run(config, reporter, ready)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import UserError
+from .field import write_tensors
+from .files import atomic
 
 FORMAT = "sjc-fast checkpoint 1"
 
@@ -32,30 +32,26 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` returned."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    """Put back what `optimizer_tensors` returned.
+
+    Raises:
+        KeyError: the tensors are not this optimiser's.
+    """
+    parameters = {str(i): p for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     for name, value in tensors.items():
         index, key = name.split(".", 1)
-        parameter = parameters[int(index)]
-        device = "cpu" if key == "step" else parameter.device
-        optimizer.state[parameter][key] = value.to(device)
+        parameter = parameters[index]
+        optimizer.state[parameter][key] = value.to("cpu" if key == "step" else parameter.device)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write to a temporary name, flush to the disk, rename: a reader sees the old file or the new one."""
+    """Write a checkpoint, whole or not at all."""
     tensors = {f"field.{k}": v for k, v in checkpoint.field.items()}
     tensors |= {f"optimizer.{k}": v for k, v in checkpoint.optimizer.items()}
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    partial = path.with_name(path.name + ".tmp")
     metadata = {"format": FORMAT, "step": str(checkpoint.step), "digest": checkpoint.digest}
-    try:
-        save_file(tensors, partial, metadata=metadata)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write the checkpoint {path}: {' '.join(str(error).split())}") from None
+    with atomic(path, "the checkpoint") as partial:
+        write_tensors(tensors, partial, metadata)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -70,9 +66,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
+        if metadata.get("format") != FORMAT:
+            raise UserError(f"{path} is not a checkpoint of this version")
+        part = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
+        return Checkpoint(int(metadata["step"]), metadata["digest"], part("field."), part("optimizer."))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise UserError(f"the checkpoint {path} is damaged: {' '.join(str(error).split())}") from None
-    if metadata.get("format") != FORMAT:
-        raise UserError(f"{path} is not a checkpoint of this version")
-    part = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
-    return Checkpoint(int(metadata["step"]), metadata["digest"], part("field."), part("optimizer."))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import yaml
 
 from .directions import PAPER_DIRECTIONS, Direction
 from .errors import UserError
+from .files import atomic
 
 
 @dataclass
@@ -117,7 +119,8 @@ class OutputConfig:
     checkpoint_every: int = 200
     preview_every: int = 50
     metrics_every: int = 10
-    turntable_size: int = 256
+    turntable_size: int | None = None
+    """Pixels a side; default what the model makes, and at least 256."""
     turntable_frames: int = 72
     turntable_fps: int = 24
     elevation: float = 20.0
@@ -136,6 +139,7 @@ class TrainConfig:
     """Score model: "shapes" (embedded), a diffusers folder, or a hub id."""
     steps: int = 10_000
     seed: int = 0
+    """0 to 2^28 - 1."""
     output: Path | None = None
     """Run folder; default runs/<prompt>."""
     device: str = "auto"
@@ -167,50 +171,70 @@ class TrainConfig:
         """
         if not self.prompt.strip():
             raise UserError('the prompt is empty: say what to make, e.g. --prompt "a red mushroom"')
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"--seed {self.seed}: a seed is between 0 and 2^63 - 1")
-        for name in (
-            "steps",
-            "views",
-            "noise-samples",
-            "log.checkpoint-every",
-            "log.preview-every",
-            "log.metrics-every",
-        ):
-            self._at_least(name, 1)
-        self._at_least("log.turntable-frames", 1)
-        self._at_least("log.turntable-size", 16)
-        self._at_least("field.resolution", 4, most=1024)
-        if self.size is not None:
-            self._at_least("size", 4, most=4096)
+        if not self.prompt.isprintable():
+            raise UserError(f"--prompt {self.prompt!r}: it must be one line of readable text")
+        values = flatten(dataclasses.asdict(self))
+        for name, value in values.items():
+            numbers = value if isinstance(value, tuple | list) else (value,)
+            least, most = LIMITS.get(name, (-math.inf, math.inf))
+            for number in numbers:
+                if isinstance(number, int | float) and not (least <= number <= most and math.isfinite(number)):
+                    allowed = f"between {least:g} and {most:g}" if math.isfinite(least + most) else "a finite number"
+                    raise UserError(f"--{name.replace('_', '-')} {number:g}: it must be {allowed}")
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        """What must fit together."""
         if self.score.antithetic and self.noise_samples % 2:
-            raise UserError(
-                f"--noise-samples {self.noise_samples}: antithetic noise comes in pairs, so give an even number"
-            )
-        for name in ("optimizer.lr", "cameras.radius", "log.mesh-iso"):
-            if not self._value(name) > 0:
-                raise UserError(f"--{name} must be positive, not {self._value(name)}")
-        low, high = self.cameras.fov
-        if not 1 <= low <= high <= 170:
-            raise UserError(
-                f"--cameras.fov {low:g} {high:g}: give two angles between 1 and 170 degrees, the smaller first"
-            )
-        s = self.score.sigma
-        if any(v is not None and v <= 0 for v in (s.low, s.high)) or (s.low and s.high and s.low > s.high):
-            raise UserError(f"--score.sigma: low {s.low} and high {s.high} must be positive and in order")
+            raise UserError(f"--noise-samples {self.noise_samples}: antithetic noise comes in pairs, give an even one")
+        sigma = self.score.sigma
+        for name, (low, high) in {
+            "cameras.fov": self.cameras.fov,
+            "cameras.v": self.cameras.v,
+            "score.sigma.low and high": (sigma.low or TINY, sigma.high or HUGE),
+        }.items():
+            if low > high:
+                raise UserError(f"--{name} {low:g} {high:g}: give the smaller one first")
+        if not self.cameras.directions:
+            raise UserError("cameras: directions: at least one is needed")
 
-    def _value(self, name: str) -> Any:
-        node: Any = self
-        for part in name.replace("-", "_").split("."):
-            node = getattr(node, part)
-        return node
 
-    def _at_least(self, name: str, least: int, most: int | None = None) -> None:
-        value = self._value(name)
-        if value < least or (most is not None and value > most):
-            limit = f"at least {least}" if most is None else f"between {least} and {most}"
-            raise UserError(f"--{name} {value}: it must be {limit}")
+TINY, HUGE = 1e-9, 1e9
 
+#: The smallest and largest value of every number that cannot be just anything.
+LIMITS: dict[str, tuple[float, float]] = {
+    "steps": (1, 10**7),
+    "seed": (0, 2**28 - 1),  # eight generators a seed, and torch's CPU generator keeps 32 bits
+    "size": (4, 4096),
+    "views": (1, 1024),
+    "noise_samples": (1, 4096),
+    "cameras.radius": (TINY, HUGE),
+    "cameras.fov": (1, 170),
+    "cameras.v": (0, 180),
+    "cameras.spread": (0, 1),
+    "field.resolution": (4, 1024),
+    "field.feature_std": (0, HUGE),
+    "field.background_colour": (0, 1),
+    "score.sigma.drop_largest": (0, 10**6),
+    "score.sigma.drop_smallest": (0, 10**6),
+    "score.sigma.low": (TINY, HUGE),
+    "score.sigma.high": (TINY, HUGE),
+    "score.sigma.jitter": (0, 10),
+    "losses.emptiness_start": (0, 1),
+    "losses.emptiness_beta": (0, HUGE),
+    "losses.depth_window": (0.05, 0.95),
+    "optimizer.lr": (TINY, HUGE),
+    "optimizer.background_lr": (0, HUGE),
+    "optimizer.final_lr": (0, 1),
+    "log.checkpoint_every": (1, 10**7),
+    "log.preview_every": (1, 10**7),
+    "log.metrics_every": (1, 10**7),
+    "log.turntable_size": (16, 4096),
+    "log.turntable_frames": (1, 10**5),
+    "log.turntable_fps": (1, 240),
+    "log.elevation": (-89, 89),
+    "log.mesh_iso": (TINY, HUGE),
+}
 
 #: Options that do not change the result, and so may differ when a run is resumed.
 FREE_TO_CHANGE = ("output", "resume", "device", "log")
@@ -277,7 +301,8 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
 
 def save_yaml(config: TrainConfig, path: Path) -> None:
     """Write the whole tree."""
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    with atomic(path, "the configuration") as partial:
+        partial.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def load_yaml(path: Path) -> TrainConfig:
@@ -306,8 +331,9 @@ def differences(a: TrainConfig, b: TrainConfig) -> list[str]:
 
 
 def digest(config: TrainConfig) -> str:
-    """A fingerprint of what decides the result."""
-    tree = {k: v for k, v in to_dict(config).items() if k not in FREE_TO_CHANGE}
+    """A fingerprint of what decides the result, the same before and after a round through YAML."""
+    settled = merge(TrainConfig(), to_dict(config))
+    tree = {k: v for k, v in to_dict(settled).items() if k not in FREE_TO_CHANGE}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 

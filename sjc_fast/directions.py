@@ -33,11 +33,11 @@ _TOP = 90.01  # above the zenith, so that ranges, open at their upper end, inclu
 
 #: The authors' words (the first patch that contains a viewpoint names it).
 PAPER_DIRECTIONS = (
-    Direction("overhead view of", (0, 360), (_OVERHEAD, _TOP)),
-    Direction("front view of", (-45, 45), (-90, _TOP)),
-    Direction("side view of", (45, 135), (-90, _TOP)),
-    Direction("backside view of", (135, 225), (-90, _TOP)),
-    Direction("side view of", (225, 315), (-90, _TOP)),
+    Direction("overhead view of", (0.0, 360.0), (_OVERHEAD, _TOP)),
+    Direction("front view of", (-45.0, 45.0), (-90.0, _TOP)),
+    Direction("side view of", (45.0, 135.0), (-90.0, _TOP)),
+    Direction("backside view of", (135.0, 225.0), (-90.0, _TOP)),
+    Direction("side view of", (225.0, 315.0), (-90.0, _TOP)),
 )
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import UserError
+from .files import atomic
 
 
 class VoxelField(nn.Module):
@@ -22,7 +23,8 @@ class VoxelField(nn.Module):
     Args:
         resolution: voxels a side.
         channels: 4 for a latent model, 3 for a pixel model.
-        activation: "raw" for latents; "sigmoid" maps interpolated raw values to colours by ``2 sigmoid(.) - 1``.
+        activation: "raw" for latents; "sigmoid" maps interpolated raw values to colours by ``2 sigmoid(.) - 1``;
+            default by the channels: sigmoid for 3, raw otherwise.
         density_shift: the softplus shift; -1 in the paper's code, which starts as a thin fog.
         density_init: raw density everywhere at the start.
         feature_std: standard deviation of the random features at the start.
@@ -41,7 +43,7 @@ class VoxelField(nn.Module):
         resolution: int | tuple[int, int, int] = 100,
         channels: int = 4,
         *,
-        activation: str = "raw",
+        activation: str | None = None,
         density_shift: float = -1.0,
         density_init: float = 0.0,
         feature_std: float = 1.0,
@@ -49,6 +51,7 @@ class VoxelField(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        activation = activation or ("sigmoid" if channels == 3 else "raw")
         if activation not in ("raw", "sigmoid"):
             raise ValueError(f"activation is 'raw' or 'sigmoid', not {activation!r}")
         shape = (resolution,) * 3 if isinstance(resolution, int) else tuple(resolution)
@@ -79,6 +82,11 @@ class VoxelField(nn.Module):
         """Raw interpolated values to what the renderer composites; any shape."""
         return 2 * raw.sigmoid() - 1 if self.activation == "sigmoid" else raw
 
+    def raw_density(self, density: float) -> float:
+        """The raw value whose density is `density` (> 0): the inverse of `activate_density`."""
+        inverse = density + math.log(-math.expm1(-density))  # of softplus, without overflow
+        return (inverse - self.density_shift) / math.exp(float(self.density_scale.detach()))
+
     @torch.no_grad()
     def density_grid(self) -> Tensor:
         """Density at the voxel centres, [D, H, W]."""
@@ -86,12 +94,10 @@ class VoxelField(nn.Module):
 
     def save(self, path: Path | str) -> None:
         """Write the field as one safetensors file, atomically."""
-        path = Path(path)
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
         metadata = {"activation": self.activation, "density_shift": repr(self.density_shift)}
-        partial = path.with_name(path.name + ".tmp")
-        save_file(tensors, partial, metadata=metadata)
-        partial.replace(path)
+        with atomic(Path(path), "the field") as partial:
+            write_tensors(tensors, partial, metadata)
 
     @classmethod
     def load(cls, path: Path | str) -> VoxelField:
@@ -111,7 +117,7 @@ class VoxelField(nn.Module):
             raise UserError(f"{path} is damaged or not a voxel field: {_first_line(error)}") from None
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], activation: str, density_shift: float) -> VoxelField:
+    def from_tensors(cls, tensors: dict[str, Tensor], activation: str | None, density_shift: float) -> VoxelField:
         """A field around existing tensors, named and shaped as the attributes of this class."""
         field = cls(1, tensors["features"].shape[-1], activation=activation, density_shift=density_shift)
         field.density = nn.Parameter(torch.empty_like(tensors["density"]))
@@ -161,9 +167,12 @@ def parameter_groups(field: VoxelField, lr: float, background_lr: float) -> list
     ]
 
 
-def raw_density_for(density: float, density_shift: float) -> float:
-    """The raw value whose density is `density` at density_scale 0 (the inverse of softplus, less the shift)."""
-    return math.log(math.expm1(density)) - density_shift
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """safetensors' `save_file`, whose own error for a full disk is made the OSError that it is."""
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -59,7 +59,9 @@ def paas_score(
     if not bool((sigma > 0).all()):
         raise ValueError("sigma must be positive")
     condition = _encode(model, prompts, len(x)).to(x.device)
-    if unconditional is None and guidance != 1:
+    if guidance == 1:
+        unconditional = None
+    elif unconditional is None:
         unconditional = model.encode([""])
     noise = draw_noise(x, noise_samples, antithetic, noise, generator)
     denoised = denoise_copies(model, x, sigma, condition, unconditional, guidance, noise)
@@ -76,9 +78,10 @@ def draw_noise(
         raise ValueError(f"antithetic noise comes in pairs: {samples} noise samples are odd")
     drawn = (len(x), samples // 2 if antithetic else samples, *x.shape[1:])
     if noise is None:
-        noise = torch.randn(drawn, generator=generator, device=x.device)
+        noise = torch.randn(drawn, generator=generator, device=generator.device if generator else x.device).to(x.device)
     elif noise.shape != drawn:
         raise ValueError(f"noise must be {list(drawn)}, not {list(noise.shape)}")
+    noise = noise.to(x)
     return torch.cat([noise, -noise], dim=1) if antithetic else noise
 
 

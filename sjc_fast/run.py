@@ -2,44 +2,61 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from .cameras import Cameras, ring
 from .checkpoint import load_checkpoint, save_checkpoint
-from .config import TrainConfig, differences, load_yaml, merge, save_yaml
+from .config import TrainConfig, load_yaml, save_yaml
 from .errors import UserError
 from .export.mesh import extract_mesh, save_mesh
 from .export.pictures import contact_sheet, save_picture, take_pictures
 from .export.video import frames_of, save_video
 from .field import VoxelField
 from .rendering import choose_backend
-from .scores.diffusers import FolderSettings
-from .scores.load import load_score_model, model_folder
+from .scores.load import load_score_model
 from .scores.protocol import ScoreModel
+from .settings import CONFIG, check_words, pick_device
 from .trainer import Metrics, Trainer
 
-CONFIG, CHECKPOINT, FIELD = "config.yaml", "checkpoint.safetensors", "field.safetensors"
+CHECKPOINT, FIELD = "checkpoint.safetensors", "field.safetensors"
 
 
-class Reporter(Protocol):
-    """Hears what happens in a run; every method may do nothing."""
+class Reporter:
+    """Hears what happens in a run. This one says nothing."""
 
-    def start(self, trainer: Trainer, folder: Path) -> None: ...
-    def step(self, position: int, metrics: Metrics) -> None: ...
-    def preview(self, position: int, picture: torch.Tensor) -> None: ...
-    def note(self, message: str) -> None: ...
-    def close(self) -> None: ...
+    def announce(self, message: str) -> None:
+        """Before anything is loaded: what will be used."""
+
+    def start(self, trainer: Trainer, folder: Path) -> None:
+        """Before the first step."""
+
+    def step(self, position: int, metrics: Metrics) -> None:
+        """After every step; `position` counts the steps taken."""
+
+    def preview(self, position: int, picture: torch.Tensor) -> None:
+        """After every preview, [3, H, W] in [0, 1]."""
+
+    def note(self, message: str) -> None:
+        """Something that people should know."""
+
+    def close(self) -> None:
+        """At the end, whatever that was."""
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
-    """The run was asked to stop, and its checkpoint is written."""
+    """The run in the folder was asked to stop, and its checkpoint is written."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self.folder = folder
 
 
 @dataclass
@@ -52,38 +69,6 @@ class Result:
     folder: Path
 
 
-def pick_device(name: str) -> torch.device:
-    """The device an option stands for.
-
-    Raises:
-        UserError: unknown, or not on this machine.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name}: give auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: this machine has no usable CUDA device; use --device cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name}: only cpu and cuda are supported")
-    return device
-
-
-def default_config(model: str) -> TrainConfig:
-    """The settings that suit a model: its own `sjc_fast.json`, or the paper's.
-
-    Raises:
-        UserError: there is no such model, or its settings are wrong.
-    """
-    folder = model_folder(model)
-    own = FolderSettings.read(folder).defaults if folder else {}
-    return merge(replace(TrainConfig(), model=model), own, f"{model}/sjc_fast.json")
-
-
 def check_early(config: TrainConfig) -> None:
     """Everything about a run that can be refused before the model is loaded.
 
@@ -91,68 +76,78 @@ def check_early(config: TrainConfig) -> None:
         UserError: see the message.
     """
     config.check()
-    folder = model_folder(config.model)
-    vocabulary = FolderSettings.read(folder).vocabulary if folder else None
-    if vocabulary:
-        vocabulary.check(config.prompt)
     pick_device(config.device)
     choose_backend(config.backend)
-    if config.resume is None:
-        taken = [name for name in (CONFIG, CHECKPOINT) if config.output and (config.output / name).exists()]
+    if config.resume is None and config.output:
+        taken = [name for name in (CONFIG, CHECKPOINT) if (config.output / name).exists()]
         if taken:
             raise UserError(f"{config.output} already holds a run: give --resume {config.output}, or another --output")
-    if config.output:
-        _existing_parent(config.output)
+        existing = next(p for p in (config.output, *config.output.absolute().parents) if p.exists())
+        if not existing.is_dir():
+            raise UserError(f"cannot write to {config.output}: {existing} is a file, not a folder")
 
 
-def free_folder(prompt: str, parent: Path = Path("runs")) -> Path:
-    """The first of runs/<prompt>, runs/<prompt>-2, … that does not exist."""
-    words = "-".join("".join(c if c.isalnum() else " " for c in prompt.lower()).split())[:60] or "run"
-    names = (parent / (words if i == 1 else f"{words}-{i}") for i in range(1, 10_000))
-    return next(path for path in names if not path.exists())
-
-
-def resumed_config(folder: Path, wanted: TrainConfig | None = None) -> TrainConfig:
-    """The configuration of a run folder, set to continue in place.
+def make_folder(config: TrainConfig) -> Path:
+    """The run folder: the one that is asked for or resumed, else the first free of runs/<prompt>, runs/<prompt>-2, …
 
     Raises:
-        UserError: not a run folder, or `wanted` differs from it in something that decides the result.
+        UserError: it cannot be made.
     """
-    saved = load_yaml(folder / CONFIG)
-    if wanted is not None:
-        different = differences(saved, wanted)
-        if different:
-            raise UserError(
-                f"{folder} was started with {'; '.join(different)}: resume it unchanged, or start a new run"
-            )
-        saved = replace(wanted)
-    return replace(saved, output=folder, resume=folder)
+    try:
+        folder = config.resume or config.output
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            folder = _make_free_folder(config.prompt, Path("runs"))
+    except OSError as error:
+        raise UserError(f"cannot make the run folder {error.filename}: {error.strerror}") from None
+    if not config.resume:
+        save_yaml(replace(config, output=folder), folder / CONFIG)
+    return folder
+
+
+def _make_free_folder(prompt: str, parent: Path) -> Path:
+    words = "-".join("".join(c if c.isalnum() else " " for c in prompt.lower()).split())[:60] or "run"
+    for i in itertools.count(1):
+        folder = parent / (words if i == 1 else f"{words}-{i}")
+        with contextlib.suppress(FileExistsError):  # also when another run takes the name at this moment
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("unreachable")
 
 
 def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None) -> Result:
     """Train, and write everything a run folder holds.
 
+    Args:
+        config: the run. With `resume` set it goes on from that folder's checkpoint, or from the start if the run was
+            stopped before its first one.
+        reporter: hears what happens.
+        model: a loaded score model; default, the one that the configuration names.
+
     Raises:
         UserError: a wrong input, no space, or a NaN (the last good checkpoint is kept).
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is written first.
     """
+    check_early(config)
+    device = pick_device(config.device)
     if model is None:
-        check_early(config)
-        device = pick_device(config.device)
-        model = load_score_model(config.model, device)
-    else:
-        device = pick_device(config.device)
+        check_words(config)
+    name = model.name if model else config.model
+    reporter.announce(f"model {name}, renderer {choose_backend(config.backend)}, device {device}")
+    model = model or load_score_model(config.model, device)
     trainer = Trainer(config, model, device)
-    if config.resume:
+    if config.resume and (config.resume / CHECKPOINT).exists():
         trainer.restore(load_checkpoint(config.resume / CHECKPOINT))
-    folder = _make_folder(config)
-    reporter.start(trainer, folder)
+    model.prepare_decoder()  # a VAE that does not load is met now, not in the middle of the run
+    folder = make_folder(config)
     try:
+        reporter.start(trainer, folder)
         with stop_requests() as stop:
             for position, metrics in trainer.remaining():
                 reporter.step(position, metrics)
                 _regular_work(trainer, folder, reporter, position, stopping=bool(stop))
-        finish(trainer.field, model, trainer.config, folder, reporter)
+        finish(trainer, folder, reporter)
     finally:
         reporter.close()
     return Result(trainer.field, trainer.config, model, folder)
@@ -169,14 +164,14 @@ def _regular_work(trainer: Trainer, folder: Path, reporter: Reporter, position: 
     if due:
         save_checkpoint(folder / CHECKPOINT, trainer.checkpoint())
     if position % log.preview_every == 0 or last:
-        picture = preview(trainer.field, trainer.model, trainer.config)
+        picture = preview(trainer)
         save_picture(picture, folder / "preview.png")
         reporter.preview(position, picture)
     if stopping and not last:
-        raise Interrupted
+        raise Interrupted(folder)
 
 
-@contextmanager
+@contextlib.contextmanager
 def stop_requests() -> Iterator[list[int]]:
     """Collects Ctrl-C and SIGTERM during the block, so that a step is never torn; a second Ctrl-C is not held."""
     seen: list[int] = []
@@ -208,22 +203,27 @@ def orbit_cameras(config: TrainConfig, count: int, elevation: float | None = Non
     return ring(count, height, config.cameras.radius, sum(config.cameras.fov) / 2)
 
 
-def preview(field: VoxelField, model: ScoreModel, config: TrainConfig) -> torch.Tensor:
+def preview(trainer: Trainer) -> torch.Tensor:
     """Four views, RGB above depth, [3, H, W]."""
-    cameras = orbit_cameras(config, 4).to(field.box.device)
-    size = (config.size or model.size) * model.upscale
-    return contact_sheet(*take_pictures(field, model, cameras, size, display_background(config)))
+    config, model = trainer.config, trainer.model
+    cameras = orbit_cameras(config, 4).to(trainer.device)
+    size, background = trainer.size * model.upscale, display_background(config)
+    return contact_sheet(*take_pictures(trainer.field, model, cameras, size, background, config.backend))
 
 
-def finish(field: VoxelField, model: ScoreModel, config: TrainConfig, folder: Path, reporter: Reporter) -> None:
+def finish(trainer: Trainer, folder: Path, reporter: Reporter) -> None:
     """Write the field, its mesh and its turntable."""
+    config, field, model = trainer.config, trainer.field, trainer.model
     field.save(folder / FIELD)
     try:
-        save_mesh(extract_mesh(field, config.log.mesh_iso), folder / "mesh.ply")
+        mesh = extract_mesh(field, config.log.mesh_iso)
     except UserError as error:  # a foggy object has no surface, and is still a result
         reporter.note(f"no mesh: {error}")
-    cameras = orbit_cameras(config, config.log.turntable_frames).to(field.box.device)
-    frames = frames_of(field, model, cameras, config.log.turntable_size, display_background(config), config.backend)
+    else:
+        save_mesh(mesh, folder / "mesh.ply")
+    cameras = orbit_cameras(config, config.log.turntable_frames).to(trainer.device)
+    size = config.log.turntable_size or max(256, model.size * model.upscale)
+    frames = frames_of(field, model, cameras, size, display_background(config), config.backend)
     save_video(frames, folder / "turntable.mp4", config.log.turntable_fps)
 
 
@@ -237,34 +237,7 @@ def open_run(folder: Path) -> tuple[TrainConfig, VoxelField]:
     if (folder / FIELD).exists():
         return config, VoxelField.load(folder / FIELD)
     tensors = load_checkpoint(folder / CHECKPOINT).field
-    activation = "sigmoid" if tensors["features"].shape[-1] == 3 else "raw"  # as `build_field` does
-    return config, VoxelField.from_tensors(tensors, activation, config.field.density_shift)
-
-
-def _existing_parent(path: Path) -> None:
-    for parent in (path, *path.parents):
-        if parent.exists():
-            if not parent.is_dir():
-                raise UserError(f"cannot write to {path}: {parent} is a file, not a folder")
-            return
-
-
-def _make_folder(config: TrainConfig) -> Path:
-    folder = config.output or free_folder(config.prompt)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not config.resume:
-            save_yaml(replace(config, output=folder), folder / CONFIG)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
-    return folder
-
-
-class SilentReporter:
-    """A reporter that says nothing."""
-
-    def start(self, trainer: Trainer, folder: Path) -> None: ...
-    def step(self, position: int, metrics: Metrics) -> None: ...
-    def preview(self, position: int, picture: torch.Tensor) -> None: ...
-    def note(self, message: str) -> None: ...
-    def close(self) -> None: ...
+        return config, VoxelField.from_tensors(tensors, None, config.field.density_shift)
+    except (KeyError, RuntimeError):
+        raise UserError(f"the checkpoint {folder / CHECKPOINT} is damaged: it does not hold a field") from None

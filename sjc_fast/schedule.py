@@ -54,8 +54,9 @@ class Schedule:
         return Row(*(getattr(self.rows, f.name)[step] for f in fields(Row)))
 
     def to(self, device: torch.device | str) -> Schedule:
-        """The same schedule on another device."""
-        return Schedule(Row(*(getattr(self.rows, f.name).to(device) for f in fields(Row))))
+        """The same schedule on another device, but for the learning rates, which the host reads."""
+        moved = {f.name: getattr(self.rows, f.name) for f in fields(Row)}
+        return Schedule(Row(**{k: v if k.endswith("lr") else v.to(device) for k, v in moved.items()}))
 
 
 def draw_schedule(config: TrainConfig, field: VoxelField, sigmas: Tensor, size: int) -> Schedule:
@@ -71,7 +72,7 @@ def draw_schedule(config: TrainConfig, field: VoxelField, sigmas: Tensor, size: 
     """
     steps, views = config.steps, config.views
     count = steps * views
-    generator = lambda k: torch.Generator().manual_seed(config.seed * 16 + k)  # noqa: E731
+    generator = lambda k: torch.Generator().manual_seed(config.seed * 8 + k)  # noqa: E731
     cameras, direction = draw_cameras(count, config.cameras, generator(0))
     lr = learning_rates(steps, config.optimizer)
     losses = config.losses
@@ -102,7 +103,10 @@ def draw_cameras(count: int, config: CameraConfig, generator: torch.Generator) -
         azimuth, elevation, index = sample_directions(count, config.directions, config.spread, generator)
     else:
         azimuth, elevation = sample_sphere(count, config.v, generator)
-        index = name_directions(azimuth, elevation, config.directions)
+        try:
+            index = name_directions(azimuth, elevation, config.directions)
+        except ValueError as error:
+            raise UserError(f"--cameras.law sphere: {error}; narrow --cameras.v, or use the law directions") from None
     return orbit(azimuth, elevation, config.radius, fov), index
 
 
@@ -112,7 +116,7 @@ def draw_sigmas(count: int, steps: int, table: Tensor, config: SigmaConfig, gene
     Raises:
         UserError: nothing of the table is left.
     """
-    kept = table[config.drop_smallest : len(table) - config.drop_largest]
+    kept = table[config.drop_smallest : max(0, len(table) - config.drop_largest)]
     low, high = (
         config.low or float(kept.min() if len(kept) else 0),
         config.high or float(kept.max() if len(kept) else 0),

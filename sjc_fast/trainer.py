@@ -66,7 +66,7 @@ class Trainer:
         kinds = {"adamax": torch.optim.Adamax, "adam": torch.optim.Adam}
         self.optimizer = kinds[config.optimizer.name](groups)
         self.schedule: Schedule = draw_schedule(config, self.field, model.sigmas, self.size).to(self.device)
-        self.conditions = encode_prompts(config, model)
+        self.conditions = encode_prompts(config, model, self.device)
         self.position = 0
 
     def step(self) -> Metrics:
@@ -101,9 +101,9 @@ class Trainer:
             raise UserError("the checkpoint was made with another configuration: resume with the run's own config.yaml")
         try:
             self.field.load_state_dict(checkpoint.field)
-        except RuntimeError as error:
+            restore_optimizer(self.optimizer, checkpoint.optimizer)
+        except (RuntimeError, KeyError) as error:
             raise UserError(f"the checkpoint does not fit this run: {' '.join(str(error).split())}") from None
-        restore_optimizer(self.optimizer, checkpoint.optimizer)
         self.position = checkpoint.step
 
 
@@ -160,12 +160,12 @@ def build_field(config: TrainConfig, model: ScoreModel) -> VoxelField:
         density_shift=start.density_shift,
         density_init=start.density_init,
         feature_std=start.feature_std,
-        generator=torch.Generator().manual_seed(config.seed * 16 + 15),
+        generator=torch.Generator().manual_seed(config.seed * 8 + 7),
     )
 
 
-def encode_prompts(config: TrainConfig, model: ScoreModel) -> Conditions:
+def encode_prompts(config: TrainConfig, model: ScoreModel, device: torch.device) -> Conditions:
     """Encode the prompt once for every direction, and the negative prompt if there is guidance."""
     prompts = [f"{d.words} {config.prompt}" for d in config.cameras.directions]
-    unconditional = model.encode([config.score.negative_prompt]) if config.guidance != 1 else None
-    return Conditions(model.encode(prompts), unconditional)
+    unconditional = model.encode([config.score.negative_prompt]).to(device) if config.guidance != 1 else None
+    return Conditions(model.encode(prompts).to(device), unconditional)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pipelines
 import pytest
+from safetensors.torch import load_file, save_file
 
 from sjc_fast.cli import _unbox
 
@@ -49,6 +50,11 @@ def refused(done, message, cwd=None):
         (["train", "--prompt", "a red cube", "--steps", "many"], "--steps"),
         (["train", "--prompt", "a red cube", "--steps", "0"], "--steps 0: it must be at least 1"),
         (["train", "--prompt", "a red cube", "--noise-samples", "3"], "comes in pairs"),
+        (["train", "--prompt", "a red cube", "--guidance", "nan"], "--guidance nan: it must be a finite number"),
+        (["train", "--prompt", "a red cube", "--seed", "300000000"], "--seed 3e+08: it must be between 0 and"),
+        (["train", "--prompt", "a red cube", "--cameras.fov", "60", "40"], "give the smaller one first"),
+        (["train", "--prompt", "a red cube", "--log.turntable-fps", "0"], "--log.turntable-fps 0"),
+        (["train", "--prompt", "a red cube", "--cameras.law", "sphere"], "--cameras.law sphere: the direction words"),
         (["train", "--prompt", "a red cube", "--model", "./nowhere"], "no model './nowhere'"),
         (["train", "--prompt", "a red cube", "--device", "cuda"], "no usable CUDA device"),
         (["train", "--prompt", "a red cube", "--device", "toaster"], "give auto, cpu, cuda"),
@@ -82,6 +88,16 @@ def test_broken_model_folders(tmp_path):
     weights = cut / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     refused(sjc("train", "--prompt", "a cube", "--model", cut, cwd=work), "cannot load unet", work)
+    blind = shutil.copytree(good, tmp_path / "blind")
+    weights = blind / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    refused(sjc("train", "--prompt", "a cube", "--model", blind, cwd=work), "cannot load vae", work)
+    partial = shutil.copytree(good, tmp_path / "partial")
+    weights = partial / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors.pop("conv_in.weight")
+    save_file(tensors, weights, metadata={"format": "pt"})
+    refused(sjc("train", "--prompt", "a cube", "--model", partial, cwd=work), "its weights lack 1 tensors", work)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +132,7 @@ def test_corrupt_files_in_a_run(finished, tmp_path):
     whole = (run / "checkpoint.safetensors").read_bytes()
     (run / "checkpoint.safetensors").write_bytes(whole[: len(whole) // 2])
     refused(sjc("train", "--resume", run, cwd=tmp_path), "is damaged")
+    assert (run / "checkpoint.safetensors").read_bytes() == whole[: len(whole) // 2]
     (run / "field.safetensors").write_bytes(b"not a field")
     refused(sjc("export", run, cwd=tmp_path), "damaged or not a voxel field")
     (run / "config.yaml").write_text("steps: [")
@@ -125,7 +142,7 @@ def test_corrupt_files_in_a_run(finished, tmp_path):
 
 
 def test_nothing_to_export_yet(finished, tmp_path):
-    refused(sjc("export", finished, "--iso", "1e6", cwd=tmp_path), "give a lower --iso", tmp_path)
+    refused(sjc("export", finished, "--iso", "1e6", cwd=tmp_path), "lower --iso", tmp_path)
 
 
 def test_export_and_render(finished, tmp_path):

@@ -61,3 +61,6 @@ def test_activations():
     field.density_scale.data.fill_(0.5)
     expected = torch.log1p(torch.exp(torch.tensor(0.5).exp() * 2 - 1))
     torch.testing.assert_close(field.activate_density(torch.tensor(2.0)), expected)
+    for density in (1e-3, 1.0, 500.0):
+        raw = torch.tensor(field.raw_density(density))
+        assert float(field.activate_density(raw)) == pytest.approx(density, rel=1e-4)

@@ -19,6 +19,7 @@ FLOORS = {
     "export": 4,
     "run": 4,
     "api": 4,
+    "settings": 4,
     "trainer": 3,
     "schedule": 3,
     "checkpoint": 3,
@@ -32,6 +33,7 @@ FLOORS = {
     "scores": 1,
     "kernels": 0,
     "errors": 0,
+    "files": 0,
     "__version__": 0,
 }
 BESIDE = {"shapes", "__init__"}  # the embedded model: the rest knows it as a folder

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import av
 import imageio.v3 as iio
@@ -19,8 +20,9 @@ from test_cli import COMMAND, sjc
 import sjc_fast
 from sjc_fast import UserError, VoxelField, run
 from sjc_fast.checkpoint import load_checkpoint
-from sjc_fast.config import load_yaml
-from sjc_fast.run import SilentReporter, free_folder
+from sjc_fast.config import load_yaml, merge
+from sjc_fast.run import Reporter, _make_free_folder
+from sjc_fast.settings import default_config
 
 SMALL = [
     "--field.resolution",
@@ -90,62 +92,63 @@ def test_a_stable_diffusion_folder(tmp_path, vae):
     assert config.cameras.radius == 1.5
 
 
-OPTIONS = [
-    "--prompt",
-    "a blue house",
-    "--steps",
-    "14",
-    "--log.checkpoint-every",
-    "4",
-    "--log.preview-every",
-    "100",
-    *SMALL,
-]
-
-
-def wait_for(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
+STEPS = 60
+OPTIONS = ["--steps", str(STEPS), "--log.checkpoint-every", "4", "--log.preview-every", "100", *SMALL]
 
 
 def start(folder, options):
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
         [COMMAND, "train", *options, "--output", str(folder)],
-        env=environment,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
+def wait_for(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
+
+
 def assert_same_end(a, b):
     one, two = (load_checkpoint(f / "checkpoint.safetensors") for f in (a, b))
-    assert one.step == two.step == 14
+    assert one.step == two.step == STEPS
     for x, y in ((one.field, two.field), (one.optimizer, two.optimizer)):
         assert x.keys() == y.keys()
         assert all(torch.equal(x[k], y[k]) for k in x)
 
 
-def test_killed_and_interrupted_runs_end_bit_for_bit_like_whole_ones(tmp_path):
-    whole, killed, stopped = tmp_path / "whole", tmp_path / "killed", tmp_path / "stopped"
-    assert sjc("train", *OPTIONS, "--output", whole, cwd=tmp_path).returncode == 0
+@pytest.fixture(params=["embedded", "latent"])
+def job(request, tmp_path):
+    """A prompt for the embedded model; or a latent model, two views and Adam."""
+    if request.param == "embedded":
+        return ["--prompt", "a blue house", *OPTIONS]
+    model = pipelines.stable_diffusion(tmp_path / "model")
+    return ["--prompt", "a cube", "--model", str(model), "--views", "2", "--optimizer.name", "adam", *OPTIONS]
 
-    process = start(killed, OPTIONS)
-    wait_for((killed / "checkpoint.safetensors").exists)
+
+def test_killed_and_interrupted_runs_end_bit_for_bit_like_whole_ones(job, tmp_path):
+    whole, killed, stopped = tmp_path / "whole", tmp_path / "killed", tmp_path / "stopped"
+    done = sjc("train", *job, "--output", whole, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    process = start(killed, job)
+    wait_for((killed / "checkpoint.safetensors").exists, process)
     process.kill()
     process.communicate()
-    assert load_checkpoint(killed / "checkpoint.safetensors").step < 14
+    assert load_checkpoint(killed / "checkpoint.safetensors").step < STEPS
     assert not (killed / "turntable.mp4").exists()
     done = sjc("train", "--resume", killed, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert_same_end(killed, whole)
     assert (killed / "turntable.mp4").exists()
 
-    process = start(stopped, OPTIONS)
-    wait_for((stopped / "checkpoint.safetensors").exists)
+    process = start(stopped, job)
+    wait_for((stopped / "checkpoint.safetensors").exists, process)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130
@@ -156,8 +159,20 @@ def test_killed_and_interrupted_runs_end_bit_for_bit_like_whole_ones(tmp_path):
     assert_same_end(stopped, whole)
 
 
+def test_a_run_stopped_before_its_first_checkpoint_starts_again(tmp_path):
+    options = ["--prompt", "a red cube", "--steps", "3", *SMALL]
+    whole, early = tmp_path / "whole", tmp_path / "early"
+    assert sjc("train", *options, "--output", whole, cwd=tmp_path).returncode == 0
+    early.mkdir()
+    (early / "config.yaml").write_bytes((whole / "config.yaml").read_bytes())
+    done = sjc("train", "--resume", early, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    one, two = (VoxelField.load(f / "field.safetensors") for f in (whole, early))
+    assert torch.equal(one.density, two.density)
+
+
 def test_nan_stops_the_run_at_the_last_good_checkpoint(tmp_path, monkeypatch):
-    class Poison(SilentReporter):
+    class Poison(Reporter):
         def start(self, trainer, folder):
             self.trainer = trainer
 
@@ -165,9 +180,9 @@ def test_nan_stops_the_run_at_the_last_good_checkpoint(tmp_path, monkeypatch):
             if position == 5:
                 self.trainer.field.density.data[0, 0, 0] = float("nan")
 
-    config = run.default_config("shapes")
-    config = run.merge(config, {"prompt": "a red cube", "steps": 9, "output": str(tmp_path / "run")})
-    config = run.merge(config, {"field": {"resolution": 8}, "log": {"checkpoint_every": 2, "metrics_every": 1}})
+    config = default_config("shapes")
+    config = merge(config, {"prompt": "a red cube", "steps": 9, "output": str(tmp_path / "run")})
+    config = merge(config, {"field": {"resolution": 8}, "log": {"checkpoint_every": 2, "metrics_every": 1}})
     with pytest.raises(UserError, match=r"NaN or infinity at step 5; the last good checkpoint is .*checkpoint"):
         run.run(config, Poison())
     kept = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
@@ -178,7 +193,7 @@ def test_nan_stops_the_run_at_the_last_good_checkpoint(tmp_path, monkeypatch):
 def test_no_space_left(tmp_path):
     """A full disk in the middle of a run: one line, and the folder keeps no half-written file."""
     limit = ["bash", "-c", f'ulimit -f 8; exec "{COMMAND}" train "$@"', "-"]
-    options = [*OPTIONS, "--output", str(tmp_path / "run")]
+    options = ["--prompt", "a blue house", *OPTIONS, "--output", str(tmp_path / "run")]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([*limit, *options], env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2, done
@@ -187,17 +202,15 @@ def test_no_space_left(tmp_path):
 
 
 def test_free_folder_names(tmp_path):
-    assert free_folder("A red, mushroom!", tmp_path) == tmp_path / "a-red-mushroom"
-    (tmp_path / "a-red-mushroom").mkdir()
-    assert free_folder("a red mushroom", tmp_path) == tmp_path / "a-red-mushroom-2"
-    assert free_folder("../..", tmp_path) == tmp_path / "run"
+    names = [_make_free_folder(p, tmp_path).name for p in ("A red, mushroom!", "a red mushroom", "../..")]
+    assert names == ["a-red-mushroom", "a-red-mushroom-2", "run"]
 
 
 def test_python_api(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = {"field": {"resolution": 8}, "log": {"turntable_frames": 2, "turntable_size": 32}}
     result = sjc_fast.generate("a green tree", steps=2, progress=False, **small)
-    assert result.folder == run.Path("runs/a-green-tree")
+    assert result.folder == Path("runs/a-green-tree")
     assert (result.folder / "turntable.mp4").exists()
     model = sjc_fast.load_score_model("shapes", device="cpu")
     field = sjc_fast.VoxelField(resolution=8, channels=model.channels, activation="sigmoid")

@@ -36,6 +36,9 @@ Options = TypeVar("Options")
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. Exit codes: 0 done, 2 wrong input (one line says what), 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path or prompt need not fit the terminal's encoding
     try:
         _dispatch(arguments)
     except UserError as error:
@@ -47,6 +50,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(0)
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search(
+            "out of memory|not enough memory|can't alloc", str(error)
+        ):
+            raise
+        _fail("out of memory: lower --noise-samples, --views, --size, --field.resolution or --steps")
 
 
 def _dispatch(arguments: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--output {output}: a {options.format} file ends in .{options.format}")
     config, field = open_run(options.run)
     iso = config.log.mesh_iso if options.iso is None else options.iso
-    if iso <= 0:
+    if not 0 < iso < math.inf:
         raise UserError(f"--iso {iso:g}: a density is positive")
     mesh = extract_mesh(field, iso)
     output.parent.mkdir(parents=True, exist_ok=True)

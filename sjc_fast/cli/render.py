@@ -12,8 +12,9 @@ import tyro
 from ..errors import UserError
 from ..export.pictures import contact_sheet, save_picture, take_pictures
 from ..export.video import frames_of, save_video
-from ..run import display_background, open_run, orbit_cameras, pick_device
+from ..run import display_background, open_run, orbit_cameras
 from ..scores.load import load_score_model
+from ..settings import pick_device
 from . import parse
 
 

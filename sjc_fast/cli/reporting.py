@@ -9,22 +9,27 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..config import flatten, to_dict
+from ..run import Reporter
 from ..trainer import Metrics, Trainer
 
 
-class ProgressReporter:
+class ProgressReporter(Reporter):
     """A progress bar with rate, time left, sigma and opacity on stderr, and events in the run folder."""
 
-    def start(self, trainer: Trainer, folder: Path) -> None:
+    _bar: tqdm | None = None
+
+    def announce(self, message: str) -> None:
         """Say what is used and how to change it."""
+        print(f"{message} (change with --model, --backend, --device)", flush=True)
+
+    def start(self, trainer: Trainer, folder: Path) -> None:
+        """Open the bar and the events."""
         from torch.utils.tensorboard import SummaryWriter
 
         config = trainer.config
-        where = f"model {trainer.model.name}, renderer {trainer.backend}, device {trainer.device}"
-        print(f"{where} (change with --model, --backend, --device)", flush=True)
         print(f"run folder {folder}", flush=True)
         self._every = config.log.metrics_every
-        self._writer = SummaryWriter(folder, purge_step=trainer.position or None)
+        self._writer = SummaryWriter(folder, purge_step=trainer.position + 1)
         if trainer.position == 0:
             table = "\n".join(f"    {k}: {v}" for k, v in flatten(to_dict(config)).items() if "directions" not in k)
             self._writer.add_text("config", table)
@@ -34,7 +39,7 @@ class ProgressReporter:
             unit="step",
             dynamic_ncols=True,
             file=sys.stderr,
-            mininterval=0.5,
+            mininterval=0.5 if sys.stderr.isatty() else 15,  # a log file needs fewer lines than a screen
         )
 
     def step(self, position: int, metrics: Metrics) -> None:
@@ -56,5 +61,6 @@ class ProgressReporter:
 
     def close(self) -> None:
         """End the bar and flush the events."""
-        self._bar.close()
-        self._writer.close()
+        if self._bar is not None:
+            self._bar.close()
+            self._writer.close()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from ..config import TrainConfig
-from ..run import Interrupted, check_early, default_config, resumed_config, run
-from ..scores.load import EMBEDDED, STABLE_DIFFUSION
+from ..run import FIELD, Interrupted, run
+from ..settings import default_config, default_model, resumed_config
 from . import parse
 from .reporting import ProgressReporter
 
@@ -19,17 +18,15 @@ from .reporting import ProgressReporter
 def main(arguments: list[str]) -> None:
     """Read the options over the defaults that suit the model (or the resumed run's), train, and say what came out."""
     config = read_config(arguments)
-    check_early(config)
     started = time.monotonic()
     try:
         result = run(config, ProgressReporter())
-    except Interrupted:
-        folder = config.resume or config.output
-        print(f"stopped; continue with: sjc-fast train --resume {folder or 'RUN'}", file=sys.stderr)
+    except Interrupted as stop:
+        print(f"stopped; continue with: sjc-fast train --resume {shlex.quote(str(stop.folder))}", file=sys.stderr)
         sys.exit(130)
     print(f"done in {time.monotonic() - started:.0f} s: {result.folder}")
     for path in sorted(result.folder.iterdir()):
-        if path.suffix in (".mp4", ".ply", ".png") or path.name == "field.safetensors":
+        if path.suffix in (".mp4", ".ply", ".png") or path.name == FIELD:
             print(f"  {path}")
 
 
@@ -39,15 +36,17 @@ def read_config(arguments: list[str]) -> TrainConfig:
     if resume is not None:
         saved = resumed_config(Path(resume))
         return resumed_config(Path(resume), parse(TrainConfig, arguments, "train", saved))
-    model = _option(arguments, "model") or (STABLE_DIFFUSION if torch.cuda.is_available() else EMBEDDED)
-    return parse(TrainConfig, arguments, "train", replace(default_config(model), model=model))
+    model = _option(arguments, "model") or default_model(_option(arguments, "device") or "auto")
+    default = default_config(model)
+    return replace(parse(TrainConfig, arguments, "train", default), model=default.model)
 
 
 def _option(arguments: list[str], name: str) -> str | None:
-    """The value of --name VALUE or --name=VALUE, before the full parse: it decides the defaults of the others."""
+    """The last value of --name VALUE or --name=VALUE, before the full parse: it decides the defaults of the others."""
+    value = None
     for i, argument in enumerate(arguments):
         if argument == f"--{name}" and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(f"--{name}="):
-            return argument.split("=", 1)[1]
-    return None
+            value = arguments[i + 1]
+        elif argument.startswith(f"--{name}="):
+            value = argument.split("=", 1)[1]
+    return value

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..field import VoxelField
+from ..files import atomic
 from ..rendering.reference import normalise, sample_grid
 
 #: Linear approximation of what Stable Diffusion's VAE decodes a latent to (widely used for previews), [4, 3].
@@ -29,15 +30,17 @@ def extract_mesh(field: VoxelField, iso: float) -> trimesh.Trimesh:
     Raises:
         UserError: the density is nowhere above `iso`.
     """
-    density = field.density_grid().cpu().numpy()
-    if density.max() <= iso:
+    highest = float(field.density_grid().max())
+    if highest <= iso:
         raise UserError(
-            f"no surface: the density reaches {density.max():.3g}, below the iso-level {iso:g}; give a lower --iso"
+            f"no surface: the density reaches {highest:.3g}, below the iso-level {iso:g}; give a lower --iso"
         )
-    padded = np.pad(density, 1)  # closes the surface where the object touches the box
-    zyx, faces, normals, _ = marching_cubes(padded, iso)
+    # Raw values, because they are what is interpolated; density grows with them.
+    raw, level = field.density.cpu().numpy(), field.raw_density(iso)
+    padded = np.pad(raw, 1, constant_values=min(raw.min(), level - 1))  # closes the surface where it meets the box
+    zyx, faces, normals, _ = marching_cubes(padded, level)
     low, high = field.box.cpu().numpy()
-    voxel = (high - low) / density.shape[::-1]
+    voxel = (high - low) / raw.shape[::-1]
     xyz = (
         low + (zyx[:, ::-1] - 0.5) * voxel
     )  # array index i + 1 (the padding) is the voxel centre low + (i + 0.5) voxel
@@ -56,10 +59,5 @@ def vertex_colours(field: VoxelField, points: Tensor) -> Tensor:
 
 def save_mesh(mesh: trimesh.Trimesh, path: Path) -> None:
     """Write PLY, GLB or OBJ by the path's ending, atomically."""
-    partial = path.with_name(f"{path.stem}.tmp{path.suffix}")
-    try:
+    with atomic(path, "the mesh") as partial:
         mesh.export(partial)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write the mesh {path}: {error}") from None

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..field import VoxelField
+from ..files import atomic
 from ..rendering import render
+from ..rendering.reference import FAR_DEPTH
 from ..scores.protocol import ScoreModel
 
 
@@ -43,8 +45,6 @@ def take_pictures(
 
 def shade_depth(depth: Tensor, opacity: Tensor, cameras: Cameras, box: Tensor) -> Tensor:
     """Depth as brightness, [V, H, W] in [0, 1]: 1 at the near side of the box's sphere, 0.15 at the far side."""
-    from ..rendering.reference import FAR_DEPTH
-
     surface = (depth - (1 - opacity) * FAR_DEPTH) / opacity.clamp_min(1e-3)
     radius = float((box[1] - box[0]).norm() / 2)
     distance = (cameras.c2w[:, :3, 3] - box.mean(dim=0)).norm(dim=-1)[:, None, None]
@@ -66,6 +66,5 @@ def contact_sheet(rgb: Tensor, depth: Tensor) -> Tensor:
 
 def save_picture(picture: Tensor, path: Path) -> None:
     """Write [C, H, W] in [0, 1] as PNG, atomically."""
-    partial = path.with_name(path.name + ".tmp")
-    iio.imwrite(partial, to_bytes(picture), extension=".png")
-    partial.replace(path)
+    with atomic(path, "the picture") as partial:
+        iio.imwrite(partial, to_bytes(picture), extension=".png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import imageio.v2 as iio
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..errors import UserError
 from ..field import VoxelField
+from ..files import atomic
 from ..scores.protocol import ScoreModel
 from .pictures import take_pictures, to_bytes
 
@@ -35,18 +36,13 @@ def save_video(frames: Iterable[Tensor], path: Path, fps: int) -> None:
     Odd sides lose a pixel row or column: H.264 needs even ones.
 
     Raises:
-        UserError: the file cannot be written, or ffmpeg is missing.
+        UserError: the file cannot be written.
     """
-    partial = path.with_name(f"{path.stem}.tmp{path.suffix}")
-    try:
-        options = {"codec": "libx264", "quality": 8, "macro_block_size": 2, "pixelformat": "yuv420p"}
-        with iio.get_writer(partial, fps=fps, **options) as writer:
-            for frame in frames:
-                writer.append_data(to_bytes(even(frame)))
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write the video {path}: {' '.join(str(error).split())[:300]}") from None
+    options = {"codec": "libx264", "quality": 8, "macro_block_size": 2, "pixelformat": "yuv420p"}
+    # `closing`: the writer's own context leaves ffmpeg running, and its file growing, after an error.
+    with atomic(path, "the video") as partial, closing(iio.get_writer(partial, fps=fps, **options)) as writer:
+        for frame in frames:
+            writer.append_data(to_bytes(even(frame)))
 
 
 def even(frame: Tensor) -> Tensor:

@@ -35,9 +35,10 @@ def sample_slots(t_min: Tensor, t_max: Tensor, step: float) -> Tensor:
     return (length / step).floor().long() + 1
 
 
-def count_slots(cameras: Cameras, size: int, box: Tensor, step: float, chunk: int = 64) -> Tensor:
+def count_slots(cameras: Cameras, size: int, box: Tensor, step: float) -> Tensor:
     """`sample_slots` of many cameras at size x size pixels, in chunks of views; int64 [V]."""
     counts = []
+    chunk = max(1, 2**18 // size**2)
     for i in range(0, len(cameras), chunk):
         origins, directions = cameras[i : i + chunk].rays(size, size)
         t_min, t_max = intersect_box(origins[:, None, None], directions, box)

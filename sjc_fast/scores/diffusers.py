@@ -40,10 +40,13 @@ class FolderSettings:
             raw = json.loads(path.read_text(encoding="utf-8"))
             words = raw.get("vocabulary")
             vocabulary = Vocabulary(**{k: tuple(v) for k, v in words.items()}) if words else None
+            patch, timestep = int(raw.get("pixel_patch", 1)), raw.get("timestep", "nearest")
+            if patch < 1 or timestep not in ("nearest", "interpolated"):
+                raise ValueError(f"pixel_patch {patch} or timestep {timestep!r}")
             return cls(
                 name=raw.get("name", folder.name),
-                pixel_patch=int(raw.get("pixel_patch", 1)),
-                timestep=raw.get("timestep", "nearest"),
+                pixel_patch=patch,
+                timestep=timestep,
                 vocabulary=vocabulary,
                 defaults=dict(raw.get("defaults", {})),
             )
@@ -56,7 +59,7 @@ class DiffusersModel:
 
     Args:
         unet: a `UNet2DConditionModel` in `dtype` (or anything called like one).
-        scheduler_config: the scheduler's configuration: `prediction_type` and what defines its betas.
+        scheduler: a diffusers scheduler on a beta schedule, for its prediction type and noise table.
         tokenizer, text_encoder: a transformers pair.
         vae_source: loads the VAE when something is first decoded; None for a pixel model.
         upscale: image pixels a side of one latent.
@@ -80,11 +83,6 @@ class DiffusersModel:
     ) -> None:
         own = settings or FolderSettings()
         self.prediction = scheduler.config.get("prediction_type", "epsilon")
-        if self.prediction not in PREDICTIONS or not hasattr(scheduler, "alphas_cumprod"):
-            kind = f"{type(scheduler).__name__} with prediction type {self.prediction!r}"
-            raise UserError(
-                f"model {name}: {kind} is not supported; known: {', '.join(PREDICTIONS)} on a beta schedule"
-            )
         self.device, self.dtype = torch.device(device), dtype
         self.unet = unet.to(self.device).eval().requires_grad_(False)
         self.text_encoder = text_encoder.to(self.device).eval().requires_grad_(False)
@@ -115,9 +113,10 @@ class DiffusersModel:
         """See `ScoreModel.denoise`. The network sees ``x / sqrt(1 + sigma^2)``; its answer becomes D in float32."""
         s = sigma.to(x)[:, None, None, None]
         scale = (1 + s**2).sqrt()
-        scaled = pixel_unshuffle(x / scale, self.patch) if self.patch > 1 else x / scale
-        answer = self.unet(scaled.to(self.dtype), self.ticks(sigma), condition.to(self.dtype)).sample.float()
-        answer = pixel_shuffle(answer, self.patch) if self.patch > 1 else answer
+        scaled = pixel_unshuffle(x / scale, self.patch).to(self.device, self.dtype)
+        condition = condition.to(self.device, self.dtype)
+        answer = self.unet(scaled, self.ticks(sigma.to(self.device)), condition).sample
+        answer = pixel_shuffle(answer.to(x), self.patch)
         if self.prediction == "epsilon":
             return x - s * answer
         if self.prediction == "v_prediction":
@@ -136,23 +135,22 @@ class DiffusersModel:
         )
         return self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
 
-    @property
-    def vae(self) -> Any:
-        """The VAE, loaded at first use."""
-        if self._vae is None:
+    def prepare_decoder(self) -> None:
+        """Load the VAE, if there is one and it is not loaded yet."""
+        if self.latent and self._vae is None:
             self._vae = self._vae_source().to(self.device).eval().requires_grad_(False)
-        return self._vae
 
     @torch.no_grad()
     def decode(self, features: Tensor) -> Tensor:
         """RGB in [0, 1]: through the VAE for latents, one view at a time to bound memory."""
         if not self.latent:
             return (features.detach() / 2 + 0.5).clamp(0, 1)
-        config = self.vae.config
+        self.prepare_decoder()
+        config = self._vae.config
         latents = features.detach().to(self.device, self.dtype) / config.scaling_factor
         latents = latents + (getattr(config, "shift_factor", None) or 0.0)
-        pictures = torch.cat([self.vae.decode(view[None]).sample for view in latents])
-        return (pictures.float() / 2 + 0.5).clamp(0, 1)
+        pictures = torch.cat([self._vae.decode(view[None]).sample for view in latents])
+        return (pictures.to(features) / 2 + 0.5).clamp(0, 1)
 
     def check_prompt(self, prompt: str) -> None:
         """With a vocabulary, refuse prompts that name nothing known; without, take anything."""
@@ -164,58 +162,110 @@ def load_diffusers(source: str, device: torch.device | str, dtype: torch.dtype) 
     """Load a model from a local folder or a hub id, through diffusers' and transformers' own loaders.
 
     Raises:
-        UserError: a part is missing or damaged, or the hub cannot be reached.
+        UserError: a part is missing, damaged or of another kind, or the hub cannot be reached.
     """
-    folder = Path(source)
-    local = folder.is_dir()
-    if local:
-        missing = [part for part in PARTS if not (folder / part).is_dir()]
-        if missing:
-            raise UserError(
-                f"model folder {source} lacks {', '.join(missing)}: a diffusers folder has {', '.join(PARTS)}"
-            )
-    settings = FolderSettings.read(folder) if local else FolderSettings()
-    # diffusers takes seconds to import, and a bad folder should be refused before that.
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from diffusers.utils import logging as diffusers_logging
-    from transformers import AutoTokenizer, CLIPTextModel
-    from transformers.utils import logging as transformers_logging
-
-    for quiet in (diffusers_logging, transformers_logging):
-        quiet.set_verbosity_error()
-        quiet.disable_progress_bar()
-
-    def part(cls: Any, name: str, **kwargs: Any) -> Any:
-        try:
-            # Local parts are addressed by path: every loader takes one, and none then asks the hub.
-            where = {} if local else {"subfolder": name}
-            return cls.from_pretrained(folder / name if local else source, **where, **kwargs)
-        except Exception as error:  # the loaders raise many kinds; to the caller they are one
-            raise UserError(f"model {source}: cannot load {name}: {_one_line(error)}") from None
-
-    vae_config = None
-    if not local or (folder / "vae").is_dir():
-        vae_config = _read_config(AutoencoderKL, folder / "vae" if local else source, None if local else "vae")
+    loader = PartLoader(source, dtype)
+    scheduler = loader.scheduler()  # the small parts first: they say whether the model is of a kind that is known
+    vae = loader.config("vae") if loader.has("vae") else None
+    unet = loader.config("unet")
+    if unet.get("in_channels") != unet.get("out_channels") or unet.get("addition_embed_type"):
+        raise UserError(f"model {source}: its UNet wants more than an image and a text, which is not supported")
     return DiffusersModel(
-        part(UNet2DConditionModel, "unet", torch_dtype=dtype),
-        part(DDIMScheduler, "scheduler"),
-        part(AutoTokenizer, "tokenizer"),
-        part(CLIPTextModel, "text_encoder").to(dtype),
-        (lambda: part(AutoencoderKL, "vae", torch_dtype=dtype)) if vae_config else None,
-        upscale=2 ** (len(vae_config["block_out_channels"]) - 1) if vae_config else 1,
-        settings=settings,
+        loader.weights("unet"),
+        scheduler,
+        loader.tokenizer(),
+        loader.weights("text_encoder"),
+        (lambda: loader.weights("vae")) if vae else None,
+        upscale=2 ** (len(vae["block_out_channels"]) - 1) if vae else 1,
+        settings=FolderSettings.read(loader.folder) if loader.folder else FolderSettings(),
         name=source,
         device=device,
         dtype=dtype,
     )
 
 
-def _read_config(cls: Any, source: Path | str, subfolder: str | None) -> dict[str, Any]:
-    """A part's configuration, without its weights."""
-    try:
-        return cls.load_config(source, subfolder=subfolder)
-    except Exception as error:  # as above
-        raise UserError(f"model {source}: cannot read the configuration of vae: {_one_line(error)}") from None
+class PartLoader:
+    """The parts of one model, from a folder or the hub, every failure as one line.
+
+    Raises:
+        UserError: a local folder lacks a part.
+    """
+
+    def __init__(self, source: str, dtype: torch.dtype) -> None:
+        self.source, self.dtype = source, dtype
+        self.folder = Path(source) if Path(source).is_dir() else None
+        if self.folder:
+            missing = [part for part in PARTS if not (self.folder / part).is_dir()]
+            if missing:
+                known = ", ".join(PARTS)
+                raise UserError(f"model folder {source} lacks {', '.join(missing)}: a diffusers folder has {known}")
+            self._quiet()
+
+    @staticmethod
+    def _quiet() -> None:
+        """Local parts load in a moment, without bars; downloads keep theirs."""
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
+
+        for library in (diffusers_logging, transformers_logging):
+            library.set_verbosity_error()
+            library.disable_progress_bar()
+
+    def has(self, part: str) -> bool:
+        """Whether there is such a part (hub models are taken to be latent models)."""
+        return (self.folder / part).is_dir() if self.folder else True
+
+    def _where(self, part: str) -> tuple[str, dict[str, str]]:
+        """Local parts are addressed by path: every loader takes one, and none then asks the hub."""
+        return (str(self.folder / part), {}) if self.folder else (self.source, {"subfolder": part})
+
+    def _load(self, part: str, call: Any, **options: Any) -> Any:
+        place, where = self._where(part)
+        try:
+            return call(place, **where, **options)
+        except Exception as error:  # the loaders raise many kinds; to the caller they are one
+            raise UserError(f"model {self.source}: cannot load {part}: {_one_line(error)}") from None
+
+    def config(self, part: str) -> dict[str, Any]:
+        """A part's configuration, without its weights."""
+        from diffusers import UNet2DConditionModel
+
+        return self._load(part, UNet2DConditionModel.load_config)
+
+    def scheduler(self) -> Any:
+        """The noise table, whatever sampler the model ships with."""
+        from diffusers import DDIMScheduler
+
+        config = self._load("scheduler", DDIMScheduler.load_config)
+        if "beta_schedule" not in config or config.get("prediction_type", "epsilon") not in PREDICTIONS:
+            kind = f"{config.get('_class_name')} with prediction type {config.get('prediction_type')!r}"
+            known = ", ".join(PREDICTIONS)
+            raise UserError(f"model {self.source}: {kind} is not supported; known: {known} on a beta schedule")
+        return self._load("scheduler", DDIMScheduler.from_pretrained)
+
+    def tokenizer(self) -> Any:
+        """The tokenizer, by whatever class its folder names."""
+        from transformers import AutoTokenizer
+
+        return self._load("tokenizer", AutoTokenizer.from_pretrained)
+
+    def weights(self, part: str) -> Any:
+        """A network, in the loader's precision, from safetensors only, with every tensor found.
+
+        Raises:
+            UserError: it is missing, damaged, or lacks tensors (the libraries would make those up at random).
+        """
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextModel
+
+        kind = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}[part]
+        precision = {"torch_dtype": self.dtype} if part != "text_encoder" else {}
+        options = {"use_safetensors": True, "output_loading_info": True, **precision}
+        network, info = self._load(part, kind.from_pretrained, **options)
+        absent = [k for k in info["missing_keys"] if not k.endswith("position_ids")]
+        if absent or info.get("mismatched_keys"):
+            raise UserError(f"model {self.source}: cannot load {part}: its weights lack {len(absent)} tensors")
+        return network.to(self.dtype)
 
 
 def _one_line(error: BaseException) -> str:

@@ -80,5 +80,8 @@ class MixtureModel:
         """RGB in [0, 1]."""
         return (features.detach()[:, :3] / 2 + 0.5).clamp(0, 1)
 
+    def prepare_decoder(self) -> None:
+        """There is none."""
+
     def check_prompt(self, prompt: str) -> None:
         """Any prompt will do here; `encode` refuses those that select nothing."""

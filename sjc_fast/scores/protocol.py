@@ -46,6 +46,10 @@ class ScoreModel(Protocol):
         """Features [V, C, H, W] to RGB in [0, 1], [V, 3, H', W'], without gradient."""
         ...
 
+    def prepare_decoder(self) -> None:
+        """Load now what `decode` would load at its first call."""
+        ...
+
     def check_prompt(self, prompt: str) -> None:
         """Raise `UserError` if the model cannot know what the prompt asks for."""
         ...

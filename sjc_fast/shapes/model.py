@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
@@ -122,6 +123,7 @@ def save_model(folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextM
     """
     unet.half().save_pretrained(folder / "unet")
     text_encoder.half().save_pretrained(folder / "text_encoder")
+    _prefix_text_weights(folder / "text_encoder" / "model.safetensors")
     build_scheduler().save_pretrained(folder / "scheduler")
     build_tokenizer().save_pretrained(folder / "tokenizer")
     config = folder / "tokenizer" / "tokenizer_config.json"
@@ -129,3 +131,10 @@ def save_model(folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextM
     tokenizer = json.loads(config.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     config.write_text(json.dumps(tokenizer, indent=2) + "\n")
     (folder / "sjc_fast.json").write_text(json.dumps(settings() | {"training": run}, indent=2) + "\n")
+
+
+def _prefix_text_weights(path: Path) -> None:
+    """Name the weights as transformers 4 does ("text_model. …"), which every version reads; 5 writes them without."""
+    tensors = load_file(path)
+    renamed = {k if k.startswith("text_model.") else f"text_model.{k}": v for k, v in tensors.items()}
+    save_file(renamed, path, metadata={"format": "pt"})

@@ -1,0 +1,35 @@
+"""Writing files whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import UserError
+
+
+@contextmanager
+def atomic(path: Path, what: str) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; flushed to the disk and renamed when the block ends well.
+
+    A reader sees the old file or the new one, never a part; an error or an interruption leaves nothing behind.
+
+    Args:
+        path: the file to make.
+        what: what it is, for the message.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    partial = path.with_name(f"{path.stem}.tmp{path.suffix}")
+    try:
+        yield partial
+        with partial.open("r+b") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {what} {path}: {' '.join(str(error).split())[:300]}") from None
+    finally:
+        partial.unlink(missing_ok=True)
