@@ -45,6 +45,7 @@ benchmark: setup
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
 wheel: setup
+	rm -rf build dist
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean:

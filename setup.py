@@ -1,15 +1,17 @@
 """Package definition: installs ``sjc_fast``, and the folder ``kernels/`` as ``sjc_fast.kernels``."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-LINUX = "platform_system == 'Linux' and platform_machine == 'x86_64'"
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "sjc_fast" / "__init__.py").read_text(encoding="utf-8"))[1]
+LINUX = "platform_system == 'Linux'"
 
 setup(
     name="sjc-fast",
-    version="0.1.0",
+    version=VERSION,
     description="Text to 3D by Score Jacobian Chaining: a fast engine with a small embedded diffusion model",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -179,8 +179,10 @@ class TrainConfig:
             least, most = LIMITS.get(name, (-math.inf, math.inf))
             for number in numbers:
                 if isinstance(number, int | float) and not (least <= number <= most and math.isfinite(number)):
-                    allowed = f"between {least:g} and {most:g}" if math.isfinite(least + most) else "a finite number"
-                    raise UserError(f"--{name.replace('_', '-')} {number:g}: it must be {allowed}")
+                    allowed = (
+                        f"between {_plain(least)} and {_plain(most)}" if math.isfinite(least) else "a finite number"
+                    )
+                    raise UserError(f"--{name.replace('_', '-')} {_plain(number)}: it must be {allowed}")
         self._check_pairs()
 
     def _check_pairs(self) -> None:
@@ -197,6 +199,10 @@ class TrainConfig:
                 raise UserError(f"--{name} {low:g} {high:g}: give the smaller one first")
         if not self.cameras.directions:
             raise UserError("cameras: directions: at least one is needed")
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if float(number).is_integer() else f"{number:g}"
 
 
 TINY, HUGE = 1e-9, 1e9

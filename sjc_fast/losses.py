@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-CENTRE = 50 / 64  # side of the central window, as a share of the image
-
 
 def emptiness_weights(steps: int, weight: float, start: float, multiplier: float) -> Tensor:
     """Weight of the emptiness loss at every step: `weight`, times `multiplier` where step >= start * steps. [steps]."""
@@ -14,7 +12,7 @@ def emptiness_weights(steps: int, weight: float, start: float, multiplier: float
     return torch.where(late, weight * multiplier, weight).float()
 
 
-def centre_depth_loss(depth: Tensor, window: float = CENTRE) -> Tensor:
+def centre_depth_loss(depth: Tensor, window: float = 50 / 64) -> Tensor:
     """Ask the border of the view to be farther than its centre, so that the object comes nearer than what surrounds it.
 
     ``-log(u)``, u = mean border depth - mean depth of the central window, continued linearly below u = 0.01 with the

@@ -48,10 +48,13 @@ def refused(done, message, cwd=None):
         (["train", "--prompt", "a red dragon"], "knows no object in 'a red dragon'; it knows: mushroom"),
         (["train", "--prompt", "a red cube", "--stepz", "3"], "Unrecognized options: --stepz"),
         (["train", "--prompt", "a red cube", "--steps", "many"], "--steps"),
-        (["train", "--prompt", "a red cube", "--steps", "0"], "--steps 0: it must be at least 1"),
+        (["train", "--prompt", "a red cube", "--steps", "0"], "--steps 0: it must be between 1 and 10000000"),
         (["train", "--prompt", "a red cube", "--noise-samples", "3"], "comes in pairs"),
-        (["train", "--prompt", "a red cube", "--guidance", "nan"], "--guidance nan: it must be a finite number"),
-        (["train", "--prompt", "a red cube", "--seed", "300000000"], "--seed 3e+08: it must be between 0 and"),
+        (["train", "--prompt", "a red cube", "--guidance", "nan"], "--guidance nan: it must be finite"),
+        (
+            ["train", "--prompt", "a red cube", "--seed", "300000000"],
+            "it must be between 0 and 268435455",
+        ),
         (["train", "--prompt", "a red cube", "--cameras.fov", "60", "40"], "give the smaller one first"),
         (["train", "--prompt", "a red cube", "--log.turntable-fps", "0"], "--log.turntable-fps 0"),
         (["train", "--prompt", "a red cube", "--cameras.law", "sphere"], "--cameras.law sphere: the direction words"),
@@ -123,7 +126,7 @@ def test_an_existing_run_is_never_overwritten(finished, tmp_path):
 def test_resume_with_another_configuration(finished, tmp_path):
     before = snapshot(finished)
     done = sjc("train", "--resume", finished, "--guidance", "77", cwd=tmp_path)
-    refused(done, "--guidance 5.0, now 77.0", tmp_path)
+    refused(done, "--guidance 1.0, now 77.0", tmp_path)
     assert snapshot(finished) == before
 
 

@@ -1,5 +1,7 @@
 """The embedded model: its pictures, its words, its training recipe, its weights, and what it makes."""
 
+import dataclasses
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -117,6 +119,8 @@ def test_the_recipe_trains_resumes_exactly_and_writes_a_model_that_loads(tmp_pat
         with pytest.raises(Stop):
             recipe.train(halves)
     recipe.train(halves)
+    with pytest.raises(SystemExit, match="another recipe"):
+        recipe.train(dataclasses.replace(halves, lr=1.0))
     one, two = (load_score_model(str(r.output), device="cpu") for r in (whole, halves))
     for a, b in zip(one.unet.parameters(), two.unet.parameters(), strict=True):
         assert torch.equal(a, b)

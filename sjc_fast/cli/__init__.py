@@ -8,6 +8,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from typing import TypeVar
 
 from ..errors import UserError
@@ -39,6 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path or prompt need not fit the terminal's encoding
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # the libraries' advice to programmers; python -W brings it back
     try:
         _dispatch(arguments)
     except UserError as error:

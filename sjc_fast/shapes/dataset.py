@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..cameras import Cameras, orbit
 from ..directions import Direction
+from ..files import atomic
 from ..schedule import plain_backgrounds
 from .scenes import COLOURS, OBJECTS, Layers, render_layers
 
@@ -27,6 +30,17 @@ DIRECTIONS = tuple(
     for height, elevation in _ELEVATIONS
     for i, side in enumerate(_AZIMUTHS)
 )
+
+
+#: Fingerprint of what the pictures show; pictures of other scenes are made anew.
+SCENES = hashlib.sha256(
+    Path(__file__).with_name("scenes.py").read_bytes() + repr((SIZE, RADIUS, FOV, DIRECTIONS)).encode()
+).hexdigest()[:16]
+
+
+def _bank_digest(path: Path) -> str:
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("scenes", "")
 
 
 def direction_cameras() -> Cameras:
@@ -47,7 +61,7 @@ def render_views(name: str, cameras: Cameras, size: int = SIZE, supersample: int
 
 def load_bank(path: Path, progress: Callable[[str], None] = lambda _: None) -> dict[str, Layers]:
     """Every object from every direction, pre-rendered once and kept in `path` (safetensors, about 10 MB)."""
-    if not path.exists():
+    if not path.exists() or _bank_digest(path) != SCENES:
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {}
         for name in OBJECTS:
@@ -55,9 +69,8 @@ def load_bank(path: Path, progress: Callable[[str], None] = lambda _: None) -> d
             layers = render_views(name, direction_cameras())
             for part in ("main", "fixed", "coverage"):
                 tensors[f"{name}.{part}"] = getattr(layers, part).half().contiguous()
-        partial = path.with_suffix(".tmp")
-        save_file(tensors, partial)
-        partial.replace(path)
+        with atomic(path, "the pictures") as partial:
+            save_file(tensors, partial, metadata={"scenes": SCENES})
     tensors = load_file(path)
     return {n: Layers(*(tensors[f"{n}.{part}"].float() for part in ("main", "fixed", "coverage"))) for n in OBJECTS}
 

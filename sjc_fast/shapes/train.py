@@ -6,18 +6,23 @@ import copy
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import tyro
+from diffusers import UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import CLIPTextModel
 
-from .dataset import Pictures, load_bank
+from ..files import atomic
+from .dataset import SCENES, Pictures, load_bank
 from .model import PATCH, build_scheduler, build_text_encoder, build_tokenizer, build_unet, save_model
+
+DECISIVE = ("steps", "batch", "lr", "warmup", "ema", "seed")
 
 
 @dataclass
@@ -36,6 +41,14 @@ class Recipe:
     output: Path = Path(__file__).parent / "weights"
     """The finished model folder."""
     save_every: int = 250
+    start: Path | None = None
+    """Model folder to start from instead of random weights, to train one further."""
+
+    def fingerprint(self) -> str:
+        """What a checkpoint must agree on to be resumed."""
+        return json.dumps(
+            {k: getattr(self, k) for k in ("steps", "batch", "lr", "warmup", "ema", "seed")} | {"scenes": SCENES}
+        )
 
 
 class Captioned(nn.Module):
@@ -61,7 +74,11 @@ class Training:
     def __init__(self, recipe: Recipe) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
-        self.model = Captioned().to(recipe.device)
+        self.model = Captioned()
+        if recipe.start:
+            self.model.unet = UNet2DConditionModel.from_pretrained(recipe.start / "unet", torch_dtype=torch.float32)
+            self.model.text_encoder = CLIPTextModel.from_pretrained(recipe.start / "text_encoder").float()
+        self.model.train().to(recipe.device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=recipe.lr, betas=(0.9, 0.99), weight_decay=0.01)
         self.scheduler = build_scheduler()
@@ -73,16 +90,19 @@ class Training:
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for i, p in enumerate(self.model.parameters()):
             tensors |= {f"optimiser.{i}.{k}": v for k, v in self.optimiser.state[p].items()}
-        partial = self.path.with_suffix(".tmp")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata={"step": str(self.step)})
-        partial.replace(self.path)
+        metadata = {"step": str(self.step), "recipe": self.recipe.fingerprint()}
+        with atomic(self.path, "the checkpoint") as partial:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=metadata)
 
     def restore(self) -> None:
         if not self.path.exists():
             return
         with safe_open(self.path, "pt", device=self.recipe.device) as file:
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-            self.step = int(file.metadata()["step"])
+            metadata = file.metadata()
+        if metadata.get("recipe") != self.recipe.fingerprint():
+            raise SystemExit(f"{self.path} was made by another recipe or of other scenes: give another --work")
+        self.step = int(metadata["step"])
         part = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
         self.model.load_state_dict(part("model."))
         self.average.load_state_dict(part("average."))
@@ -140,7 +160,7 @@ def train(recipe: Recipe) -> None:
                 file.write(json.dumps({"step": run.step, "loss": mean, "seconds": round(seconds, 1)}) + "\n")
             losses.clear()
             run.save()
-    details = {k: v for k, v in asdict(recipe).items() if k in ("steps", "batch", "lr", "warmup", "ema", "seed")}
+    details = {k: getattr(recipe, k) for k in DECISIVE}
     final = copy.deepcopy(run.average)
     save_model(recipe.output, final.unet, final.text_encoder, details | {"pictures": recipe.steps * recipe.batch})
     print(f"wrote {recipe.output}")
