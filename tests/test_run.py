@@ -213,7 +213,7 @@ def test_python_api(tmp_path, monkeypatch):
     assert result.folder == Path("runs/a-green-tree")
     assert (result.folder / "turntable.mp4").exists()
     model = sjc_fast.load_score_model("shapes", device="cpu")
-    field = sjc_fast.VoxelField(resolution=8, channels=model.channels, activation="sigmoid")
+    field = sjc_fast.VoxelField(resolution=8, channels=model.channels)
     out = sjc_fast.render(field, sjc_fast.ring(2, 20, 2.5, 45.0), size=64, backend="auto")
     score = sjc_fast.paas_score(model, out.features, 1.0, "a green tree", noise_samples=2, guidance=3.0)
     out.features.backward(-score)

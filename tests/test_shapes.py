@@ -154,5 +154,6 @@ def test_a_prompt_becomes_its_object(model):
     from benchmarks.truth import compare
 
     result = compare(run.field, "mushroom", "red")
-    assert result["iou"] > 0.7
-    assert result["psnr"] > 16
+    # It reaches 0.95 and 22.7 dB (benchmarks/results/embedded.json).
+    assert result["iou"] > 0.90
+    assert result["psnr"] > 20

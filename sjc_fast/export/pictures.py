@@ -44,9 +44,9 @@ def take_pictures(
 
 
 def shade_depth(depth: Tensor, opacity: Tensor, cameras: Cameras, box: Tensor) -> Tensor:
-    """Depth as brightness, [V, H, W] in [0, 1]: 1 at the near side of the box's sphere, 0.15 at the far side."""
+    """Depth as brightness, [V, H, W] in [0, 1]: 1 at half a box in front of its centre, 0.15 at half a box behind it."""
     surface = (depth - (1 - opacity) * FAR_DEPTH) / opacity.clamp_min(1e-3)
-    radius = float((box[1] - box[0]).norm() / 2)
+    radius = float((box[1] - box[0]).mean() / 2)
     distance = (cameras.c2w[:, :3, 3] - box.mean(dim=0)).norm(dim=-1)[:, None, None]
     nearness = (1 - (surface - (distance - radius)) / (2 * radius)).clamp(0, 1)
     return opacity * (0.15 + 0.85 * nearness)
