@@ -220,3 +220,14 @@ def test_python_api(tmp_path, monkeypatch):
     assert float(field.density.grad.abs().sum()) > 0
     with pytest.raises(UserError, match="unknown setting 'stepps'"):
         sjc_fast.generate("a green tree", stepps=2)
+
+
+def test_the_readmes_python_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    code = readme.split("```python\n")[1].split("```")[0]
+    short = 'generate("a red mushroom", steps=2, log={"turntable_frames": 2, "turntable_size": 32})'
+    assert 'generate("a red mushroom")' in code
+    names = {}
+    exec(code.replace('generate("a red mushroom")', short), names)
+    assert float(names["field"].features.grad.abs().sum()) > 0

@@ -44,7 +44,7 @@ def take_pictures(
 
 
 def shade_depth(depth: Tensor, opacity: Tensor, cameras: Cameras, box: Tensor) -> Tensor:
-    """Depth as brightness, [V, H, W] in [0, 1]: 1 at half a box in front of its centre, 0.15 at half a box behind it."""
+    """Depth as brightness, [V, H, W] in [0, 1]: 1 half a box in front of its centre, 0.15 half a box behind it."""
     surface = (depth - (1 - opacity) * FAR_DEPTH) / opacity.clamp_min(1e-3)
     radius = float((box[1] - box[0]).mean() / 2)
     distance = (cameras.c2w[:, :3, 3] - box.mean(dim=0)).norm(dim=-1)[:, None, None]
