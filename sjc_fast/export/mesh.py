@@ -36,7 +36,7 @@ def extract_mesh(field: VoxelField, iso: float) -> trimesh.Trimesh:
             f"no surface: the density reaches {highest:.3g}, below the iso-level {iso:g}; give a lower --iso"
         )
     # Raw values, because they are what is interpolated; density grows with them.
-    raw, level = field.density.cpu().numpy(), field.raw_density(iso)
+    raw, level = field.density.detach().cpu().numpy(), field.raw_density(iso)
     padded = np.pad(raw, 1, constant_values=min(raw.min(), level - 1))  # closes the surface where it meets the box
     zyx, faces, normals, _ = marching_cubes(padded, level)
     low, high = field.box.cpu().numpy()
