@@ -50,7 +50,7 @@ def refused(done, message, cwd=None):
         (["train", "--prompt", "a red cube", "--steps", "many"], "--steps"),
         (["train", "--prompt", "a red cube", "--steps", "0"], "--steps 0: it must be between 1 and 10000000"),
         (["train", "--prompt", "a red cube", "--noise-samples", "3"], "comes in pairs"),
-        (["train", "--prompt", "a red cube", "--guidance", "nan"], "--guidance nan: it must be finite"),
+        (["train", "--prompt", "a red cube", "--guidance", "nan"], "--guidance nan: it must be a finite number"),
         (
             ["train", "--prompt", "a red cube", "--seed", "300000000"],
             "it must be between 0 and 268435455",
