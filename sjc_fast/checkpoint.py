@@ -15,6 +15,12 @@ from .files import atomic
 
 FORMAT = "sjc-fast checkpoint 1"
 
+#: What each optimiser keeps a parameter.
+STATES = {
+    torch.optim.Adamax: ("step", "exp_avg", "exp_inf"),
+    torch.optim.Adam: ("step", "exp_avg", "exp_avg_sq"),
+}
+
 
 class Checkpoint(NamedTuple):
     """A run between two steps."""
@@ -35,13 +41,21 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     """Put back what `optimizer_tensors` returned.
 
     Raises:
-        KeyError: the tensors are not this optimiser's.
+        ValueError: the tensors are not this optimiser's.
     """
-    parameters = {str(i): p for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
-    for name, value in tensors.items():
-        index, key = name.split(".", 1)
-        parameter = parameters[index]
-        optimizer.state[parameter][key] = value.to("cpu" if key == "step" else parameter.device)
+    names = STATES[type(optimizer)]
+    for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        state = {k: tensors.pop(f"{i}.{k}") for k in names if f"{i}.{k}" in tensors}
+        if not state and i > 0:
+            continue  # a background that is not used is never moved; the density, the first, always is
+        shapes = [tuple(v.shape) for k, v in state.items() if k != "step"]
+        if set(state) != set(names) or shapes != [tuple(parameter.shape)] * (len(names) - 1):
+            raise ValueError("the state of the optimiser is incomplete")
+        if any(v.dtype != torch.float32 or not bool(v.isfinite().all()) for v in state.values()):
+            raise ValueError("the state of the optimiser holds something other than finite float32 numbers")
+        optimizer.state[parameter] = {k: v.to("cpu" if k == "step" else parameter.device) for k, v in state.items()}
+    if tensors:
+        raise ValueError("the state of the optimiser holds unknown tensors")
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

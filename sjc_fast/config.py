@@ -298,6 +298,8 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         return kind(**{k: _convert(v, hints[k], where) for k, v in value.items()})
     if kind is Path and isinstance(value, str):
         return Path(value)
+    if isinstance(value, int) and abs(value) > 2**63:
+        raise UserError(f"{where}: that number is too large")
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -321,7 +323,7 @@ def load_yaml(path: Path) -> TrainConfig:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a run folder: it has no {path.name}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     return merge(TrainConfig(), tree, str(path))
 

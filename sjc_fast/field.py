@@ -118,7 +118,12 @@ class VoxelField(nn.Module):
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], activation: str | None, density_shift: float) -> VoxelField:
-        """A field around existing tensors, named and shaped as the attributes of this class."""
+        """A field around existing tensors, named and shaped as the attributes of this class.
+
+        Raises:
+            ValueError: they are not the tensors of a field, or hold NaN or infinity.
+        """
+        check_tensors(tensors, density_shift)
         field = cls(1, tensors["features"].shape[-1], activation=activation, density_shift=density_shift)
         field.density = nn.Parameter(torch.empty_like(tensors["density"]))
         field.features = nn.Parameter(torch.empty_like(tensors["features"]))
@@ -148,15 +153,41 @@ class VoxelField(nn.Module):
         missing = [k for k in ("density", "color", "bg", "d_scale") if not isinstance(state, dict) or k not in state]
         if missing:
             raise UserError(f"{path} is not a voxel checkpoint of the SJC code: it lacks {', '.join(missing)}")
-        field = cls(1, 1, activation=activation, density_shift=density_shift)
-        field.density = nn.Parameter(state["density"].float().reshape(state["density"].shape[-3:]).contiguous())
-        field.features = nn.Parameter(state["color"].float()[0].permute(1, 2, 3, 0).contiguous())
-        field.background = nn.Parameter(state["bg"].float()[0].contiguous())
-        field.density_scale = nn.Parameter(torch.as_tensor(state["d_scale"]).float().reshape(()))
-        corners = box if box is not None else state.get("aabb")
-        if corners is not None:
-            field.box = corners.float().reshape(2, 3)
-        return field
+        corners = box if box is not None else state.get("aabb", torch.tensor([[-1.0] * 3, [1.0] * 3]))
+        try:
+            tensors = {
+                "density": state["density"].float()[0, 0].contiguous(),
+                "features": state["color"].float()[0].permute(1, 2, 3, 0).contiguous(),
+                "background": state["bg"].float()[0].contiguous(),
+                "density_scale": torch.as_tensor(state["d_scale"]).float().reshape(()),
+                "box": torch.as_tensor(corners).float().reshape(2, 3),
+            }
+            return cls.from_tensors(tensors, activation, density_shift)
+        except (ValueError, RuntimeError, IndexError, AttributeError, TypeError) as error:
+            raise UserError(f"{path} is not a voxel checkpoint of the SJC code: {_first_line(error)}") from None
+
+
+def check_tensors(tensors: dict[str, Tensor], density_shift: float) -> None:
+    """Refuse what only looks like a field, before anything is computed from it.
+
+    Raises:
+        ValueError: what is wrong with the tensors.
+    """
+    absent = {"density", "features", "background", "density_scale", "box"} - set(tensors)
+    if absent:
+        raise ValueError(f"it lacks {', '.join(sorted(absent))}")
+    shape, features = tuple(tensors["density"].shape), tuple(tensors["features"].shape)
+    channels = features[-1] if features else 0
+    expected = {"features": (*shape, channels), "background": (channels, 4, 4), "density_scale": (), "box": (2, 3)}
+    wrong = [k for k, v in expected.items() if tuple(tensors[k].shape) != v]
+    if len(shape) != 3 or 0 in shape or channels not in (3, 4) or wrong:
+        raise ValueError(f"its tensors do not fit each other ({', '.join(wrong) or 'density'})")
+    if any(t.dtype != torch.float32 for t in tensors.values()):
+        raise ValueError("its numbers are not float32")
+    if not all(bool(t.isfinite().all()) for t in tensors.values()) or not math.isfinite(density_shift):
+        raise ValueError("it holds NaN or infinity")
+    if not bool((tensors["box"][0] < tensors["box"][1]).all()) or abs(float(tensors["density_scale"])) > 50:
+        raise ValueError("its box or its density scale is impossible")
 
 
 def parameter_groups(field: VoxelField, lr: float, background_lr: float) -> list[dict]:

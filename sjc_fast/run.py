@@ -78,6 +78,8 @@ def check_early(config: TrainConfig) -> None:
     config.check()
     pick_device(config.device)
     choose_backend(config.backend)
+    if not str(config.output or "").isprintable():
+        raise UserError(f"--output {str(config.output)!r}: give a name of readable characters")
     if config.resume is None and config.output:
         taken = [name for name in (CONFIG, CHECKPOINT) if (config.output / name).exists()]
         if taken:
@@ -234,10 +236,11 @@ def open_run(folder: Path) -> tuple[TrainConfig, VoxelField]:
         UserError: not a run folder, or nothing in it yet.
     """
     config = load_yaml(folder / CONFIG)
+    config.check()
     if (folder / FIELD).exists():
         return config, VoxelField.load(folder / FIELD)
     tensors = load_checkpoint(folder / CHECKPOINT).field
     try:
         return config, VoxelField.from_tensors(tensors, None, config.field.density_shift)
-    except (KeyError, RuntimeError):
-        raise UserError(f"the checkpoint {folder / CHECKPOINT} is damaged: it does not hold a field") from None
+    except ValueError as error:
+        raise UserError(f"the checkpoint {folder / CHECKPOINT} is damaged: {error}") from None

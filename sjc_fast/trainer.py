@@ -12,7 +12,7 @@ from torch import Tensor
 from .checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from .config import TrainConfig, digest
 from .errors import UserError
-from .field import VoxelField, parameter_groups
+from .field import VoxelField, check_tensors, parameter_groups
 from .kernels.noise import normal
 from .losses import centre_depth_loss
 from .paas import ESTIMATORS, combine, denoise_copies, draw_noise, weigh
@@ -100,10 +100,13 @@ class Trainer:
         if checkpoint.digest != digest(self.config):
             raise UserError("the checkpoint was made with another configuration: resume with the run's own config.yaml")
         try:
+            if not 0 < checkpoint.step <= len(self.schedule):
+                raise ValueError(f"it was made after step {checkpoint.step}")
+            check_tensors(checkpoint.field, self.field.density_shift)
             self.field.load_state_dict(checkpoint.field)
-            restore_optimizer(self.optimizer, checkpoint.optimizer)
-        except (RuntimeError, KeyError) as error:
-            raise UserError(f"the checkpoint does not fit this run: {' '.join(str(error).split())}") from None
+            restore_optimizer(self.optimizer, dict(checkpoint.optimizer))
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"the checkpoint is damaged: {' '.join(str(error).split())}") from None
         self.position = checkpoint.step
 
 

@@ -1,16 +1,22 @@
 """The real command: every wrong input gets one line, exit code 2, and leaves nothing behind."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pipelines
 import pytest
+import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sjc_fast.cli import _unbox
+from sjc_fast import UserError
+from sjc_fast.cli import _unbox, export, train
+from sjc_fast.scores.load import embedded_folder
 
 COMMAND = str(Path(sys.executable).parent / "sjc-fast")
 QUICK = ["--steps", "3", "--field.resolution", "8", "--log.turntable-frames", "2", "--log.turntable-size", "32"]
@@ -19,7 +25,7 @@ QUICK = ["--steps", "3", "--field.resolution", "8", "--log.turntable-frames", "2
 def sjc(*arguments, cwd, env=None):
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"} | (env or {})
     return subprocess.run(
-        [COMMAND, *map(str, arguments)],
+        [COMMAND, *(a if isinstance(a, bytes) else str(a) for a in arguments)],
         cwd=cwd,
         env=environment,
         capture_output=True,
@@ -64,6 +70,9 @@ def refused(done, message, cwd=None):
         (["train", "--prompt", "a red cube", "--backend", "vulkan"], "no renderer called 'vulkan'"),
         (["train", "--prompt", "a red cube", "--cameras.law", "moon"], "--cameras.law"),
         (["train", "--prompt", "a red cube", "--output", "/dev/null/run"], "/dev/null is a file"),
+        (["train", "--prompt", "a red cube", "--output", b"z\xff"], "give a name of readable characters"),
+        (["train", "--prompt", b"a red cube \xff"], "one line of readable text"),
+        (["train", "--prompt", "a red cube", "--model", ""], "no model ''"),
         (["train", "--resume", "."], "not a run folder"),
         (["render", "nowhere"], "not a run folder"),
         (["export", "nowhere"], "not a run folder"),
@@ -142,6 +151,114 @@ def test_corrupt_files_in_a_run(finished, tmp_path):
     refused(sjc("render", run, cwd=tmp_path), "config.yaml cannot be read")
     (run / "config.yaml").write_text("stepz: 3")
     refused(sjc("render", run, cwd=tmp_path), "unknown setting 'stepz'")
+
+
+def rewrite(path, change, **metadata):
+    """The same safetensors file with its tensors or metadata changed."""
+    with safe_open(path, "pt") as file:
+        kept = file.metadata() | metadata
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata=kept)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t["field.density"].fill_(float("nan")), "NaN or infinity"),
+        (lambda t: t["field.box"].zero_(), "its box"),
+        (lambda t: t.update({"field.density": t["field.density"].half()}), "not float32"),
+        (lambda t: t.pop("field.features"), "it lacks features"),
+        (lambda t: t.pop("optimizer.0.exp_inf"), "optimiser is incomplete"),
+        (lambda t: [t.pop(k) for k in list(t) if k.startswith("optimizer")], "optimiser is incomplete"),
+        (lambda t: t.update({"optimizer.x": torch.zeros(1)}), "unknown tensors"),
+    ],
+)
+def test_checkpoints_that_only_look_right(finished, tmp_path, change, message):
+    run = shutil.copytree(finished, tmp_path / "run")
+    rewrite(run / "checkpoint.safetensors", change)
+    with pytest.raises(UserError, match=message):
+        train.main(["--resume", str(run)])
+
+
+def test_checkpoint_of_an_impossible_step(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    rewrite(run / "checkpoint.safetensors", lambda t: None, step="99")
+    refused(sjc("train", "--resume", run, cwd=tmp_path), "made after step 99")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t["density"].fill_(float("nan")), "NaN or infinity"),
+        (lambda t: t.update(features=torch.zeros(8, 8, 8, 7)), "do not fit each other"),
+        (lambda t: t.update(density=torch.zeros(())), "do not fit each other"),
+        (lambda t: t["density_scale"].fill_(1e9), "density scale is impossible"),
+    ],
+)
+def test_fields_that_only_look_right(finished, tmp_path, change, message):
+    run = shutil.copytree(finished, tmp_path / "run")
+    rewrite(run / "field.safetensors", change)
+    with pytest.raises(UserError, match=message):
+        export.main([str(run), "--iso", "0.1"])
+
+
+@pytest.mark.parametrize("text", ["prompt: 2020-13-45", "seed: 1" + "0" * 400, "[" * 5000, "", "- 1", "steps: yes"])
+def test_damaged_configurations(finished, tmp_path, text):
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        train.main(["--resume", str(run)])
+
+
+def set_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda m: set_json(m / "sjc_fast.json", pixel_patch=3), "UNet has 48 channels for pixel_patch 3"),
+        (lambda m: set_json(m / "sjc_fast.json", pixel_patch="four"), "pixel_patch four"),
+        (lambda m: set_json(m / "sjc_fast.json", defaults={"output": "x"}), "defaults may not set output"),
+        (lambda m: set_json(m / "sjc_fast.json", defaults={"stepz": 1}), "unknown setting 'stepz'"),
+        (lambda m: set_json(m / "sjc_fast.json", vocabulary={"objects": [3]}), "lists of words"),
+        (lambda m: set_json(m / "sjc_fast.json", vocabulary={"objects": []}), "names no objects"),
+        (lambda m: (m / "sjc_fast.json").unlink(), "its UNet has 48 channels"),
+        (lambda m: set_json(m / "unet" / "config.json", sample_size=[16, 16]), "sample_size"),
+        (lambda m: (m / "unet" / "config.json").write_text("[]"), "unet"),
+        (lambda m: (m / "scheduler" / "scheduler_config.json").write_text("[]"), "scheduler"),
+        (lambda m: (m / "unet" / "diffusion_pytorch_model.safetensors").unlink(), "cannot load unet"),
+        (lambda m: set_json(m / "tokenizer" / "tokenizer_config.json", pad_token=None), "tokenizer"),
+    ],
+)
+def test_spoilt_model_folders(tmp_path, monkeypatch, spoil, message):
+    monkeypatch.chdir(tmp_path)
+    model = shutil.copytree(embedded_folder(), tmp_path / "model")
+    spoil(model)
+    with pytest.raises(UserError, match=message):
+        train.main(["--prompt", "a red cube", "--model", str(model), "--device", "cpu"])
+    assert list(tmp_path.iterdir()) == [model]
+
+
+def test_a_reader_that_goes_away_does_not_stop_the_work(tmp_path):
+    command = f'"{COMMAND}" train --prompt "a red cube" --output run {" ".join(QUICK)} | head -0'
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=True, timeout=300)
+    assert (tmp_path / "run" / "turntable.mp4").exists()
+
+
+def test_a_stop_during_the_video_leaves_no_part_of_it(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    command = [COMMAND, "render", str(run), "--output", str(tmp_path / "v.mp4"), "--frames", "100000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    while not (tmp_path / "v.tmp.mp4").exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "sjc-fast: stopped\n")
+    assert list(tmp_path.glob("v*")) == []
 
 
 def test_nothing_to_export_yet(finished, tmp_path):

@@ -7,6 +7,7 @@ import importlib
 import io
 import os
 import re
+import signal
 import sys
 import warnings
 from typing import TypeVar
@@ -42,14 +43,18 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")  # a path or prompt need not fit the terminal's encoding
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # the libraries' advice to programmers; python -W brings it back
+    for request in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(request, _interrupt)  # like Ctrl-C, so that nothing half written stays behind
     try:
+        os.getcwd()
         _dispatch(arguments)
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:
+        print("sjc-fast: stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away, which is its right
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         sys.exit(0)
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
@@ -107,6 +112,22 @@ def _unbox(text: str) -> str:
         elif not line.startswith("╭"):
             words.append(inner)
     return " ".join(" ".join(words).split()) or "wrong options"
+
+
+def say(message: str) -> None:
+    """Print a line of a long job, which goes on when nobody reads any more."""
+    try:
+        print(message, flush=True)
+    except BrokenPipeError:
+        _silence()
+
+
+def _silence() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _fail(message: str) -> None:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from ..config import flatten, to_dict
 from ..run import Reporter
 from ..trainer import Metrics, Trainer
+from . import say
 
 
 class ProgressReporter(Reporter):
@@ -20,14 +21,14 @@ class ProgressReporter(Reporter):
 
     def announce(self, message: str) -> None:
         """Say what is used and how to change it."""
-        print(f"{message} (change with --model, --backend, --device)", flush=True)
+        say(f"{message} (change with --model, --backend, --device)")
 
     def start(self, trainer: Trainer, folder: Path) -> None:
         """Open the bar and the events."""
         from torch.utils.tensorboard import SummaryWriter
 
         config = trainer.config
-        print(f"run folder {folder}", flush=True)
+        say(f"run folder {folder}")
         self._every = config.log.metrics_every
         self._writer = SummaryWriter(folder, purge_step=trainer.position + 1)
         if trainer.position == 0:

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..config import TrainConfig
 from ..run import FIELD, Interrupted, run
 from ..settings import default_config, default_model, resumed_config
-from . import parse
+from . import parse, say
 from .reporting import ProgressReporter
 
 
@@ -24,10 +24,10 @@ def main(arguments: list[str]) -> None:
     except Interrupted as stop:
         print(f"stopped; continue with: sjc-fast train --resume {shlex.quote(str(stop.folder))}", file=sys.stderr)
         sys.exit(130)
-    print(f"done in {time.monotonic() - started:.0f} s: {result.folder}")
+    say(f"done in {time.monotonic() - started:.0f} s: {result.folder}")
     for path in sorted(result.folder.iterdir()):
         if path.suffix in (".mp4", ".ply", ".png") or path.name == FIELD:
-            print(f"  {path}")
+            say(f"  {path}")
 
 
 def read_config(arguments: list[str]) -> TrainConfig:
@@ -36,7 +36,9 @@ def read_config(arguments: list[str]) -> TrainConfig:
     if resume is not None:
         saved = resumed_config(Path(resume))
         return resumed_config(Path(resume), parse(TrainConfig, arguments, "train", saved))
-    model = _option(arguments, "model") or default_model(_option(arguments, "device") or "auto")
+    model = _option(arguments, "model")
+    if model is None:
+        model = default_model(_option(arguments, "device") or "auto")
     default = default_config(model)
     return replace(parse(TrainConfig, arguments, "train", default), model=default.model)
 

@@ -67,4 +67,4 @@ def contact_sheet(rgb: Tensor, depth: Tensor) -> Tensor:
 def save_picture(picture: Tensor, path: Path) -> None:
     """Write [C, H, W] in [0, 1] as PNG, atomically."""
     with atomic(path, "the picture") as partial:
-        iio.imwrite(partial, to_bytes(picture), extension=".png")
+        partial.write_bytes(iio.imwrite("<bytes>", to_bytes(picture), extension=".png"))

@@ -39,6 +39,7 @@ def save_video(frames: Iterable[Tensor], path: Path, fps: int) -> None:
         UserError: the file cannot be written.
     """
     options = {"codec": "libx264", "quality": 8, "macro_block_size": 2, "pixelformat": "yuv420p"}
+    options["ffmpeg_log_level"] = "quiet"  # its failures come back as exceptions
     # `closing`: the writer's own context leaves ffmpeg running, and its file growing, after an error.
     with atomic(path, "the video") as partial, closing(iio.get_writer(partial, fps=fps, **options)) as writer:
         for frame in frames:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +40,21 @@ class FolderSettings:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             words = raw.get("vocabulary")
-            vocabulary = Vocabulary(**{k: tuple(v) for k, v in words.items()}) if words else None
-            patch, timestep = int(raw.get("pixel_patch", 1)), raw.get("timestep", "nearest")
-            if patch < 1 or timestep not in ("nearest", "interpolated"):
+            vocabulary = Vocabulary.read(words) if words else None
+            patch, timestep = raw.get("pixel_patch", 1), raw.get("timestep", "nearest")
+            if not isinstance(patch, int) or not 1 <= patch <= 64 or timestep not in ("nearest", "interpolated"):
                 raise ValueError(f"pixel_patch {patch} or timestep {timestep!r}")
+            personal = {"prompt", "model", "output", "resume", "device", "seed"} & set(raw.get("defaults", {}))
+            if personal:
+                raise ValueError(f"defaults may not set {', '.join(sorted(personal))}")
             return cls(
-                name=raw.get("name", folder.name),
+                name=str(raw.get("name", folder.name)),
                 pixel_patch=patch,
                 timestep=timestep,
                 vocabulary=vocabulary,
                 defaults=dict(raw.get("defaults", {})),
             )
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} is not valid: {error}") from None
 
 
@@ -168,20 +172,33 @@ def load_diffusers(source: str, device: torch.device | str, dtype: torch.dtype) 
     scheduler = loader.scheduler()  # the small parts first: they say whether the model is of a kind that is known
     vae = loader.config("vae") if loader.has("vae") else None
     unet = loader.config("unet")
+    settings = FolderSettings.read(loader.folder) if loader.folder else FolderSettings()
     if unet.get("in_channels") != unet.get("out_channels") or unet.get("addition_embed_type"):
         raise UserError(f"model {source}: its UNet wants more than an image and a text, which is not supported")
-    return DiffusersModel(
+    channels, patch, size = unet["in_channels"], settings.pixel_patch, unet.get("sample_size")
+    if vae is None and channels != 3 * patch**2:
+        raise UserError(
+            f"model {source}: without a vae it must make RGB; its UNet has {channels} channels for pixel_patch {patch}"
+        )
+    if not isinstance(size, int) or size < 1:
+        raise UserError(f"model {source}: the sample_size of its UNet is {size!r}, and one number of pixels is needed")
+    model = DiffusersModel(
         loader.weights("unet"),
         scheduler,
         loader.tokenizer(),
         loader.weights("text_encoder"),
         (lambda: loader.weights("vae")) if vae else None,
         upscale=2 ** (len(vae["block_out_channels"]) - 1) if vae else 1,
-        settings=FolderSettings.read(loader.folder) if loader.folder else FolderSettings(),
+        settings=settings,
         name=source,
         device=device,
         dtype=dtype,
     )
+    try:
+        model.encode(["a"])
+    except Exception as error:  # whatever is wrong with the pair, it is met here and not in the middle of a run
+        raise UserError(f"model {source}: its tokenizer and text encoder do not work: {_one_line(error)}") from None
+    return model
 
 
 class PartLoader:
@@ -208,7 +225,7 @@ class PartLoader:
         from transformers.utils import logging as transformers_logging
 
         for library in (diffusers_logging, transformers_logging):
-            library.set_verbosity_error()
+            library.set_verbosity(CRITICAL)
             library.disable_progress_bar()
 
     def has(self, part: str) -> bool:
@@ -228,15 +245,19 @@ class PartLoader:
 
     def config(self, part: str) -> dict[str, Any]:
         """A part's configuration, without its weights."""
-        from diffusers import UNet2DConditionModel
+        from diffusers import DDIMScheduler, UNet2DConditionModel
 
-        return self._load(part, UNet2DConditionModel.load_config)
+        kind = DDIMScheduler if part == "scheduler" else UNet2DConditionModel  # they differ in the file's name
+        config = self._load(part, kind.load_config)
+        if not isinstance(config, dict):
+            raise UserError(f"model {self.source}: the configuration of {part} is not a table of settings")
+        return config
 
     def scheduler(self) -> Any:
         """The noise table, whatever sampler the model ships with."""
         from diffusers import DDIMScheduler
 
-        config = self._load("scheduler", DDIMScheduler.load_config)
+        config = self.config("scheduler")
         if "beta_schedule" not in config or config.get("prediction_type", "epsilon") not in PREDICTIONS:
             kind = f"{config.get('_class_name')} with prediction type {config.get('prediction_type')!r}"
             known = ", ".join(PREDICTIONS)

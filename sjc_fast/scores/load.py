@@ -29,7 +29,7 @@ def model_folder(name: str) -> Path | None:
     """
     if name == EMBEDDED:
         return embedded_folder()
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith((".", "/", "~")) and not Path(name).exists():
         return None

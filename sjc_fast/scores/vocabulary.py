@@ -17,6 +17,20 @@ class Vocabulary:
     colours: tuple[str, ...] = ()
     other: tuple[str, ...] = ()
 
+    @classmethod
+    def read(cls, tables: dict[str, list[str]]) -> Vocabulary:
+        """From plain data.
+
+        Raises:
+            ValueError: it is not lists of words, or names no object.
+        """
+        for words in tables.values():
+            if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
+                raise ValueError("the vocabulary must be lists of words")
+        if not tables.get("objects"):
+            raise ValueError("the vocabulary names no objects")
+        return cls(**{k: tuple(v) for k, v in tables.items()})
+
     def words(self, prompt: str) -> list[str]:
         """The words of the prompt that the model knows, in order."""
         known = {*self.objects, *self.colours, *self.other}
