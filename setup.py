@@ -47,7 +47,6 @@ setup(
     entry_points={"console_scripts": ["sjc-fast=sjc_fast.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",
-        "License :: OSI Approved :: Apache Software License",
         "Topic :: Multimedia :: Graphics :: 3D Modeling",
     ],
 )
