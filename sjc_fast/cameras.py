@@ -114,3 +114,15 @@ def sample_directions(
     azimuth = (patch[:, 0] + patch[:, 1]) / 2 + offset[:, 0] * (patch[:, 1] - patch[:, 0])
     elevation = (patch[:, 2] + patch[:, 3]) / 2 + offset[:, 1] * (patch[:, 3] - patch[:, 2])
     return azimuth % 360, elevation, index
+
+
+def name_directions(azimuth: Tensor, elevation: Tensor, directions: Sequence[Direction]) -> Tensor:
+    """Index [V] of the first direction whose patch contains each viewpoint.
+
+    Raises:
+        ValueError: a viewpoint lies in none of them.
+    """
+    inside = torch.stack([d.contains(azimuth, elevation) for d in directions])
+    if not bool(inside.any(dim=0).all()):
+        raise ValueError("the direction words leave part of the viewing sphere without a name")
+    return inside.int().argmax(dim=0)

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .errors import UserError
-from .field import write_tensors
 from .files import atomic
+from .tensors import read_tensors, write_tensors
 
 FORMAT = "sjc-fast checkpoint 1"
 
@@ -62,7 +61,6 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, whole or not at all."""
     tensors = {f"field.{k}": v for k, v in checkpoint.field.items()}
     tensors |= {f"optimizer.{k}": v for k, v in checkpoint.optimizer.items()}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     metadata = {"format": FORMAT, "step": str(checkpoint.step), "digest": checkpoint.digest}
     with atomic(path, "the checkpoint") as partial:
         write_tensors(tensors, partial, metadata)
@@ -77,12 +75,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not path.exists():
         raise UserError(f"no checkpoint in {path.parent}: there is nothing to resume")
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+        tensors, metadata = read_tensors(path)
         if metadata.get("format") != FORMAT:
             raise UserError(f"{path} is not a checkpoint of this version")
         part = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
         return Checkpoint(int(metadata["step"]), metadata["digest"], part("field."), part("optimizer."))
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (ValueError, KeyError) as error:
         raise UserError(f"the checkpoint {path} is damaged: {' '.join(str(error).split())}") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,17 +38,3 @@ PAPER_DIRECTIONS = (
     Direction("backside view of", (135.0, 225.0), (-90.0, _TOP)),
     Direction("side view of", (225.0, 315.0), (-90.0, _TOP)),
 )
-
-
-def name_directions(azimuth: Tensor, elevation: Tensor, directions: Sequence[Direction]) -> Tensor:
-    """Index [V] of the first direction whose patch contains each viewpoint.
-
-    Raises:
-        ValueError: a viewpoint lies in none of them.
-    """
-    import torch
-
-    inside = torch.stack([d.contains(azimuth, elevation) for d in directions])
-    if not bool(inside.any(dim=0).all()):
-        raise ValueError("the direction words leave part of the viewing sphere without a name")
-    return inside.int().argmax(dim=0)

@@ -6,12 +6,11 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import UserError
 from .files import atomic
+from .tensors import read_tensors, write_tensors
 
 
 class VoxelField(nn.Module):
@@ -94,10 +93,9 @@ class VoxelField(nn.Module):
 
     def save(self, path: Path | str) -> None:
         """Write the field as one safetensors file, atomically."""
-        tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
         metadata = {"activation": self.activation, "density_shift": repr(self.density_shift)}
         with atomic(Path(path), "the field") as partial:
-            write_tensors(tensors, partial, metadata)
+            write_tensors(self.state_dict(), partial, metadata)
 
     @classmethod
     def load(cls, path: Path | str) -> VoxelField:
@@ -107,13 +105,11 @@ class VoxelField(nn.Module):
             UserError: the file is missing, damaged, or not a voxel field.
         """
         try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+            tensors, metadata = read_tensors(path)
             return cls.from_tensors(tensors, metadata["activation"], float(metadata["density_shift"]))
         except FileNotFoundError:
             raise UserError(f"no voxel field at {path}") from None
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, ValueError, RuntimeError) as error:
             raise UserError(f"{path} is damaged or not a voxel field: {_first_line(error)}") from None
 
     @classmethod
@@ -196,14 +192,6 @@ def parameter_groups(field: VoxelField, lr: float, background_lr: float) -> list
         {"params": [field.density, field.features, field.density_scale], "lr": lr},
         {"params": [field.background], "lr": background_lr},
     ]
-
-
-def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """safetensors' `save_file`, whose own error for a full disk is made the OSError that it is."""
-    try:
-        save_file(tensors, path, metadata=metadata)
-    except SafetensorError as error:
-        raise OSError(str(error)) from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -68,15 +68,24 @@ def paas_score(
     return combine(x, sigma, denoised, noise, "auto" if coefficient == "auto" else float(coefficient), antithetic)
 
 
-def draw_noise(
-    x: Tensor, samples: int, antithetic: bool, noise: Tensor | None = None, generator: torch.Generator | None = None
-) -> Tensor:
-    """Noise for N copies of every view, [V, N, C, H, W]; with `antithetic`, the second half mirrors the first."""
+def noise_shape(x: Tensor, samples: int, antithetic: bool) -> tuple[int, ...]:
+    """Shape of the independent noise behind N copies of every view [V, C, H, W]; a mirrored pair shares one.
+
+    Raises:
+        ValueError: N < 1, or an odd N with `antithetic`.
+    """
     if samples < 1:
         raise ValueError(f"at least one noise sample is needed, not {samples}")
     if antithetic and samples % 2:
         raise ValueError(f"antithetic noise comes in pairs: {samples} noise samples are odd")
-    drawn = (len(x), samples // 2 if antithetic else samples, *x.shape[1:])
+    return (len(x), samples // 2 if antithetic else samples, *x.shape[1:])
+
+
+def draw_noise(
+    x: Tensor, samples: int, antithetic: bool, noise: Tensor | None = None, generator: torch.Generator | None = None
+) -> Tensor:
+    """Noise for N copies of every view, [V, N, C, H, W]; with `antithetic`, the second half mirrors the first."""
+    drawn = noise_shape(x, samples, antithetic)
     if noise is None:
         noise = torch.randn(drawn, generator=generator, device=generator.device if generator else x.device).to(x.device)
     elif noise.shape != drawn:

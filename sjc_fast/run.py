@@ -70,14 +70,12 @@ class Result:
 
 
 def check_early(config: TrainConfig) -> None:
-    """Everything about a run that can be refused before the model is loaded.
+    """Settings and a run folder that cannot be, refused before anything is loaded.
 
     Raises:
         UserError: see the message.
     """
     config.check()
-    pick_device(config.device)
-    choose_backend(config.backend)
     if not str(config.output or "").isprintable():
         raise UserError(f"--output {str(config.output)!r}: give a name of readable characters")
     if config.resume is None and config.output:
@@ -132,11 +130,10 @@ def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is written first.
     """
     check_early(config)
-    device = pick_device(config.device)
+    device, backend = pick_device(config.device), choose_backend(config.backend)
     if model is None:
         check_words(config)
-    name = model.name if model else config.model
-    reporter.announce(f"model {name}, renderer {choose_backend(config.backend)}, device {device}")
+    reporter.announce(f"model {model.name if model else config.model}, renderer {backend}, device {device}")
     model = model or load_score_model(config.model, device)
     trainer = Trainer(config, model, device)
     if config.resume and (config.resume / CHECKPOINT).exists():

@@ -11,9 +11,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from .cameras import Cameras, orbit, sample_directions, sample_sphere
+from .cameras import Cameras, name_directions, orbit, sample_directions, sample_sphere
 from .config import CameraConfig, FieldConfig, OptimizerConfig, SigmaConfig, TrainConfig
-from .directions import name_directions
 from .errors import UserError
 from .field import VoxelField
 from .losses import emptiness_weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from .errors import UserError
 from .field import VoxelField, check_tensors, parameter_groups
 from .kernels.noise import normal
 from .losses import centre_depth_loss
-from .paas import ESTIMATORS, combine, denoise_copies, draw_noise, weigh
+from .paas import ESTIMATORS, combine, denoise_copies, draw_noise, noise_shape, weigh
 from .rendering import choose_backend, render
 from .schedule import Row, Schedule, draw_schedule
 from .scores.protocol import ScoreModel
@@ -143,9 +144,8 @@ def train_step(run: Trainer, row: Row) -> Metrics:
 def score_views(run: Trainer, x: Tensor, row: Row) -> Tensor:
     """The weighted PAAS of clean views [V, C, H, W], with the noise of the row's step."""
     config, score = run.config, run.config.score
-    copies = config.noise_samples // (2 if score.antithetic else 1)
-    shape = (len(x), copies, *x.shape[1:])
-    noise = normal(config.seed, row.step, x.numel() * copies, x.device).reshape(shape)
+    shape = noise_shape(x, config.noise_samples, score.antithetic)
+    noise = normal(config.seed, row.step, math.prod(shape), x.device).reshape(shape)
     noise = draw_noise(x, config.noise_samples, score.antithetic, noise)
     condition = run.conditions.prompts[row.direction]
     denoised = denoise_copies(run.model, x, row.sigma, condition, run.conditions.unconditional, config.guidance, noise)

@@ -6,9 +6,9 @@ import golden
 import pytest
 import torch
 
-from sjc_fast.cameras import look_at, orbit, ring, sample_directions, sample_sphere
+from sjc_fast.cameras import look_at, name_directions, orbit, ring, sample_directions, sample_sphere
 from sjc_fast.config import CameraConfig
-from sjc_fast.directions import PAPER_DIRECTIONS, Direction, name_directions
+from sjc_fast.directions import PAPER_DIRECTIONS, Direction
 from sjc_fast.schedule import draw_cameras
 
 

@@ -34,6 +34,7 @@ FLOORS = {
     "kernels": 0,
     "errors": 0,
     "files": 0,
+    "tensors": 0,
     "__version__": 0,
 }
 BESIDE = {"shapes", "__init__"}  # the embedded model: the rest knows it as a folder

@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 
 from sjc_fast import load_score_model, ring
+from sjc_fast.cameras import name_directions
 from sjc_fast.config import merge
-from sjc_fast.directions import name_directions
 from sjc_fast.scores.load import embedded_folder
 from sjc_fast.settings import default_config
 from sjc_fast.shapes import train as recipe

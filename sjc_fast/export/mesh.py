@@ -41,9 +41,8 @@ def extract_mesh(field: VoxelField, iso: float) -> trimesh.Trimesh:
     zyx, faces, normals, _ = marching_cubes(padded, level)
     low, high = field.box.cpu().numpy()
     voxel = (high - low) / raw.shape[::-1]
-    xyz = (
-        low + (zyx[:, ::-1] - 0.5) * voxel
-    )  # array index i + 1 (the padding) is the voxel centre low + (i + 0.5) voxel
+    # Array index i + 1 (after the padding) is the voxel centre low + (i + 0.5) voxel.
+    xyz = low + (zyx[:, ::-1] - 0.5) * voxel
     inwards = -normals[:, ::-1]
     colours = vertex_colours(field, torch.from_numpy((xyz + 0.5 * voxel * inwards).astype(np.float32)))
     return trimesh.Trimesh(xyz, faces, vertex_colors=(colours.numpy() * 255).round().astype(np.uint8), process=False)

@@ -49,7 +49,11 @@ def render_reference(
         t_min, t_max = intersect_box(origins[v], rays, field.box)
         view_slots = sample_slots(t_min, t_max, step) if slots is None else slots[v]
         plain = None if background is None else background[v]
-        bands = _bands(field, origins[v], rays, t_min, t_max, step, plain, beta)
+        count = int(sample_slots(t_min, t_max, step))
+        bands = [  # a band of rays at a time, where all of them are too many to hold
+            composite(field, origins[v], *band, count, step, plain, beta)
+            for band in zip(*(x.split(max(1, MAX_SLOTS // count)) for x in (rays, t_min, t_max)), strict=True)
+        ]
         features, depth, opacity, penalty = (torch.cat(x) for x in zip(*bands, strict=True))
         views.append(
             (
@@ -60,15 +64,6 @@ def render_reference(
             )
         )
     return Rendering(*(torch.stack(x) for x in zip(*views, strict=True)))
-
-
-def _bands(field, origin, rays, t_min, t_max, step, plain, beta):  # noqa: ANN001, ANN202
-    """Composite all rays of a view, a band at a time where they are too many to hold."""
-    count = int(sample_slots(t_min, t_max, step))
-    band = max(1, MAX_SLOTS // count)
-    for i in range(0, len(rays), band):
-        part = slice(i, i + band)
-        yield composite(field, origin, rays[part], t_min[part], t_max[part], count, step, plain, beta)
 
 
 def composite(

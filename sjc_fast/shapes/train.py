@@ -12,13 +12,12 @@ from pathlib import Path
 import torch
 import tyro
 from diffusers import UNet2DConditionModel
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextModel
 
 from ..files import atomic
+from ..tensors import read_tensors, write_tensors
 from .dataset import SCENES, Pictures, load_bank
 from .model import PATCH, build_scheduler, build_text_encoder, build_tokenizer, build_unet, save_model
 
@@ -92,14 +91,12 @@ class Training:
             tensors |= {f"optimiser.{i}.{k}": v for k, v in self.optimiser.state[p].items()}
         metadata = {"step": str(self.step), "recipe": self.recipe.fingerprint()}
         with atomic(self.path, "the checkpoint") as partial:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=metadata)
+            write_tensors(tensors, partial, metadata)
 
     def restore(self) -> None:
         if not self.path.exists():
             return
-        with safe_open(self.path, "pt", device=self.recipe.device) as file:
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-            metadata = file.metadata()
+        tensors, metadata = read_tensors(self.path)
         if metadata.get("recipe") != self.recipe.fingerprint():
             raise SystemExit(f"{self.path} was made by another recipe or of other scenes: give another --work")
         self.step = int(metadata["step"])
@@ -107,7 +104,8 @@ class Training:
         self.model.load_state_dict(part("model."))
         self.average.load_state_dict(part("average."))
         for i, p in enumerate(self.model.parameters()):
-            self.optimiser.state[p] = part(f"optimiser.{i}.")
+            state = part(f"optimiser.{i}.")
+            self.optimiser.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
 
     def learning_rate(self) -> float:
         """Linear warm-up, then cosine decay to zero."""
