@@ -47,9 +47,9 @@ def render_reference(
     for v in range(len(cameras)):
         rays = directions[v].reshape(-1, 3)
         t_min, t_max = intersect_box(origins[v], rays, field.box)
-        view_slots = sample_slots(t_min, t_max, step) if slots is None else slots[v]
+        longest = sample_slots(t_min, t_max, step)
+        view_slots, count = longest if slots is None else slots[v], int(longest)
         plain = None if background is None else background[v]
-        count = int(sample_slots(t_min, t_max, step))
         bands = [  # a band of rays at a time, where all of them are too many to hold
             composite(field, origins[v], *band, count, step, plain, beta)
             for band in zip(*(x.split(max(1, MAX_SLOTS // count)) for x in (rays, t_min, t_max)), strict=True)
