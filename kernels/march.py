@@ -1,0 +1,383 @@
+"""`march`: a voxel grid and cameras to rendered views, fused, with its one-pass backward. Kernels: march_kernels.py.
+
+Along a ray, samples lie at ``t_k = t_entry + k d`` while ``k d < t_exit - t_entry``. With r the trilinear raw density
+(0 outside the grid): ``density = softplus(exp(log_scale) r + density_shift)``, ``alpha = 1 - exp(-density d)``,
+``T_k = prod_{j<k} (1 - alpha_j)``, ``w_k = alpha_k T_k``. A ray ends where T < 1e-6. With b the background, features are
+``sum w c + (1 - sum w) b`` (a sample's features c count where w > 1e-4), depth ``sum w t + (1 - sum w) 10``.
+
+Backward, front to back, with g_k = dL/dw_k, P_k the running sum of g w up to and including k, and G their sum over the
+ray, known beforehand from what the forward pass wrote: ``dL/ddensity_k = d ((1 - alpha_k) T_k g_k - (G - P_k))``.
+Nothing is divided and nothing scanned in reverse, so hidden samples get exactly nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from . import march_kernels as kernels
+from .launch import INTERPRETING, OPTIONS
+
+#: Lanes that fill a large GPU: rays are split, forward over neighbouring lanes, backward into segments, to reach it.
+FULL = 1 << 16
+_TEST = 1 if INTERPRETING else 4  # chunks between two tests of the early stop
+
+
+class March(NamedTuple):
+    """What `march` returns for V views."""
+
+    features: Tensor  # [V, C, h, w]
+    depth: Tensor  # [V, h, w]
+    opacity: Tensor  # [V, h, w]
+    emptiness: Tensor  # [V] mean of log(1 + beta w) over the view's slots
+
+
+def march(
+    density: Tensor,  # [D, H, W] float32 or float16, bfloat16
+    features: Tensor,  # [D, H, W, C] the same, C = 3 or 4; a voxel's features contiguous, voxels 3 or 4 numbers apart
+    background: Tensor,  # [C, 4, 4] texture over ray directions, or [V, C] plain
+    log_scale: Tensor,  # []
+    c2w: Tensor,  # [V, 4, 4] camera-to-world, OpenGL axes
+    fov: Tensor,  # [V] degrees across the width
+    box: Tensor,  # [2, 3]
+    *,
+    height: int,
+    width: int,
+    step: float,
+    density_shift: float = -1.0,
+    sigmoid: bool = False,
+    beta: float = 10.0,
+    slots: Tensor | None = None,
+    copies: tuple[Tensor, Tensor] | None = None,
+    deterministic: bool = False,
+) -> March:
+    """Render V views of a voxel grid, with gradients to density, features, background and log_scale.
+
+    Args:
+        step: distance d between samples, in world units.
+        sigmoid: features (and texture) are ``2 sigmoid(.) - 1`` of the interpolated raw values.
+        beta: scale inside the emptiness logarithm.
+        slots: int64 [V], the sample slots of each view; counted if not given: floor(longest / d) + 1.
+        copies: half-precision copies of density and features (these may be padded to four channels) to read instead;
+            gradients go to density and features, in float32.
+        deterministic: gradients are summed in fixed point, so they are the same bits from run to run.
+
+    Raises:
+        ValueError: a shape, type or layout that the kernels cannot read.
+    """
+    _check(density, features, background, c2w, copies)
+    lanes, segments = split(len(c2w) * height * width)
+    reads = (None, None) if copies is None else copies
+    out = _march(
+        density, features, background, log_scale, c2w, fov, box, slots, *reads,
+        height, width, step, density_shift, sigmoid, beta, lanes, segments, deterministic,
+    )  # fmt: skip
+    return March(*out[:4])
+
+
+@torch.no_grad()
+def march_skip(
+    density: Tensor,
+    features: Tensor,
+    background: Tensor,
+    log_scale: Tensor,
+    c2w: Tensor,
+    fov: Tensor,
+    box: Tensor,
+    bricks: Tensor,  # from `brick_maximum`
+    *,
+    height: int,
+    width: int,
+    step: float,
+    density_shift: float = -1.0,
+    sigmoid: bool = False,
+    beta: float = 10.0,
+    skip_below: float = 1e-5,
+) -> March:
+    """`march` without gradients, which leaps over bricks that hold no sample of optical thickness `skip_below`.
+
+    A ray's opacity falls short by less than `skip_below` times its number of samples: at most 0.0035 (less than one of
+    256 grey levels) for 100^3 voxels. For previews and video; not for training, where a tiny gradient is not nothing.
+    """
+    _check(density, features, background, c2w, None)
+    scene = (density, features, background, log_scale, c2w, fov, box)
+    shape = (height, width, step, density_shift, sigmoid, beta)
+    views = _forward(scene, shape, lanes=1, segments=1, bricks=bricks, skip_below=skip_below)
+    return March(*views.images[:3], _emptiness(views, None))
+
+
+def split(rays: int) -> tuple[int, int]:
+    """Lanes a ray has forward, and segments backward, so that `FULL` lanes are busy; powers of two up to 16."""
+    if INTERPRETING:
+        return 8, 8
+    share = 2 ** max(0, min(4, math.ceil(math.log2(FULL / max(1, rays)))))
+    return share, share
+
+
+def _check(density: Tensor, features: Tensor, background: Tensor, c2w: Tensor, copies: Any) -> None:
+    kinds = (torch.float32, torch.float16, torch.bfloat16)
+    reads = (density, features) if copies is None else copies
+    channels = features.shape[-1]
+    if density.ndim != 3 or features.shape[:3] != density.shape or features.ndim != 4 or channels not in (3, 4):
+        raise ValueError(f"density {list(density.shape)} and features {list(features.shape)} are not one grid of 3 or 4")
+    if any(x.dtype not in kinds for x in (density, features, *reads)):
+        raise ValueError("the kernels read float32, float16 and bfloat16 grids")
+    if any(x.dtype != torch.float32 for x in (background, c2w)):
+        raise ValueError("background and cameras must be float32")
+    if tuple(background.shape) not in ((channels, 4, 4), (len(c2w), channels)):
+        raise ValueError(f"background is [{channels}, 4, 4] or [{len(c2w)}, {channels}], not {list(background.shape)}")
+    deep, high, wide = density.shape
+    gap = reads[1].stride(2)
+    if not reads[0].is_contiguous() or reads[1].stride() != (high * wide * gap, wide * gap, gap, 1) or gap not in (3, 4):
+        raise ValueError("density must be contiguous, and features contiguous but for padding to 4 channels")
+    if deep * high * wide * 4 >= 2**31:
+        raise ValueError("the kernels count in 32 bits: at most 2^29 voxels")
+
+
+class _Views(NamedTuple):
+    images: tuple[Tensor, Tensor, Tensor]  # features, depth, opacity
+    penalty: Tensor  # [V, h, w]
+    slope: Tensor  # [V, h, w]
+    slots: Tensor  # [V, h, w] int32
+    stop: Tensor  # [V, h, w] int32
+    state: Tensor  # running sums at the segments' starts
+
+
+def _tile(rays: int, width: int) -> dict[str, int]:
+    """A program's pixels: a compact patch of one warp; the interpreter, which pays per program, gets a large one."""
+    if INTERPRETING:
+        side = min(32, triton.next_power_of_2(width))
+        return {"TILE_H": side, "TILE_W": side}
+    tile_h = 2 ** (int(math.log2(rays)) // 2)
+    return {"TILE_H": tile_h, "TILE_W": rays // tile_h}
+
+
+def _forward(
+    scene: tuple[Tensor, ...],
+    shape: tuple[int, int, float, float, bool, float],
+    *,
+    lanes: int,
+    segments: int,
+    channels: int | None = None,
+    bricks: Tensor | None = None,
+    skip_below: float = 0.0,
+) -> _Views:
+    density, features, background, log_scale, c2w, fov, box = scene
+    height, width, step, density_shift, sigmoid, beta = shape
+    views, channels = len(c2w), channels or features.shape[-1]
+    new = {"device": density.device, "dtype": torch.float32}
+    image = torch.empty(views, channels, height, width, **new)
+    depth, opacity, penalty, slope = (torch.empty(views, height, width, **new) for _ in range(4))
+    slots, stop = (torch.empty(views, height, width, device=density.device, dtype=torch.int32) for _ in range(2))
+    state = torch.empty(2, views, segments - 1, 4 * height * width, **new)
+    tile = _tile(32 // lanes, width)
+    tiles = triton.cdiv(height, tile["TILE_H"]) * triton.cdiv(width, tile["TILE_W"])
+    if views:
+        kernels.march_forward[(tiles, views)](
+            density, features, background.contiguous(), log_scale, c2w.contiguous(), fov.contiguous(), box,
+            density if bricks is None else bricks, image, depth, opacity, penalty, slope, slots, stop,
+            state[0], state[1], height, width, *density.shape, density_shift, step, beta, skip_below,
+            C=channels, STRIDE=features.stride(2), SIGMOID=sigmoid, TEXTURE=background.ndim == 3,
+            SKIP=bricks is not None, SEGMENTS=segments, LANES=lanes, TEST=_TEST, **tile, **OPTIONS, maxnreg=96,
+        )  # fmt: skip
+    return _Views((image, depth, opacity), penalty, slope, slots, stop, state)
+
+
+def _emptiness(views: _Views, slots: Tensor | None) -> Tensor:
+    count, height, width = views.penalty.shape
+    slots = views.slots.flatten(1).amax(1) if slots is None else slots
+    return views.penalty.flatten(1).sum(1) / (slots * (height * width))
+
+
+@torch.library.custom_op("sjc_fast::march", mutates_args=())
+def _march(
+    density: Tensor,
+    features: Tensor,
+    background: Tensor,
+    log_scale: Tensor,
+    c2w: Tensor,
+    fov: Tensor,
+    box: Tensor,
+    slots: Tensor | None,
+    density_copy: Tensor | None,
+    features_copy: Tensor | None,
+    height: int,
+    width: int,
+    step: float,
+    density_shift: float,
+    sigmoid: bool,
+    beta: float,
+    lanes: int,
+    segments: int,
+    deterministic: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Features, depth, opacity, emptiness; and for the backward pass slope, stop, slots, state."""
+    read = (
+        density if density_copy is None else density_copy,
+        features if features_copy is None else features_copy,
+    )
+    views = _forward(
+        (*read, background, log_scale, c2w, fov, box), (height, width, step, density_shift, sigmoid, beta),
+        lanes=lanes, segments=segments, channels=features.shape[-1],
+    )  # fmt: skip
+    counted = views.slots.flatten(1).amax(1).long() if slots is None else slots.clone()
+    return *views.images, _emptiness(views, counted), views.slope, views.stop, counted, views.state
+
+
+@_march.register_fake
+def _(density, features, background, log_scale, c2w, fov, box, slots, density_copy, features_copy,
+      height, width, step, density_shift, sigmoid, beta, lanes, segments, deterministic):  # fmt: skip  # noqa: ANN001, ANN202
+    views = c2w.shape[0]
+    new = {"device": density.device, "dtype": torch.float32}
+    image = torch.empty(views, features.shape[-1], height, width, **new)
+    depth, opacity, slope = (torch.empty(views, height, width, **new) for _ in range(3))
+    stop = torch.empty(views, height, width, device=density.device, dtype=torch.int32)
+    counted = torch.empty(views, device=density.device, dtype=torch.int64)
+    state = torch.empty(2, views, segments - 1, 4 * height * width, **new)
+    return image, depth, opacity, torch.empty(views, **new), slope, stop, counted, state
+
+
+def _remember(ctx: Any, inputs: tuple, output: tuple) -> None:
+    density, features, background, log_scale, c2w, fov, box, _slots, density_copy, features_copy = inputs[:10]
+    image, depth, opacity, _emptiness, slope, stop, counted, state = output
+    ctx.mark_non_differentiable(slope, stop, counted, state)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(
+        density if density_copy is None else density_copy,
+        features if features_copy is None else features_copy,
+        background, log_scale, c2w, fov, box, image, depth, opacity, slope, stop, counted, state,
+    )  # fmt: skip
+    ctx.channels, ctx.shape, ctx.settings = features.shape[-1], inputs[10:16], inputs[16:]
+
+
+def _chain(ctx: Any, v_features: Any, v_depth: Any, v_opacity: Any, v_emptiness: Any, *_: Any) -> tuple:
+    _height, _width, step, density_shift, sigmoid, beta = ctx.shape
+    image, opacity = ctx.saved_tensors[7], ctx.saved_tensors[9]
+    upstream = torch.zeros_like(image) if v_features is None else v_features
+    grads = march_gradients(
+        *ctx.saved_tensors, upstream, v_depth, v_opacity, v_emptiness, step, density_shift, sigmoid, beta, *ctx.settings
+    )
+    density, features, background, log_scale = grads
+    if ctx.saved_tensors[2].ndim == 2:
+        background = ((1 - opacity)[:, None] * upstream).sum((2, 3))
+    else:
+        background = background.permute(2, 0, 1)[: ctx.channels]
+    return density, features[..., : ctx.channels], background, log_scale, *[None] * 15
+
+
+@torch.library.custom_op("sjc_fast::march_gradients", mutates_args=())
+def march_gradients(
+    density: Tensor,
+    features: Tensor,
+    background: Tensor,
+    log_scale: Tensor,
+    c2w: Tensor,
+    fov: Tensor,
+    box: Tensor,
+    image: Tensor,
+    depth: Tensor,
+    opacity: Tensor,
+    slope: Tensor,
+    stop: Tensor,
+    slots: Tensor,
+    state: Tensor,
+    v_features: Tensor,
+    v_depth: Tensor | None,
+    v_opacity: Tensor | None,
+    v_emptiness: Tensor | None,
+    step: float,
+    density_shift: float,
+    sigmoid: bool,
+    beta: float,
+    lanes: int,
+    segments: int,
+    deterministic: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of `march` in new tensors: density [D, H, W], features [D, H, W, 4], texture [4, 4, 4] ([y, x, channel])
+    and log_scale []."""
+    forward = (density, features, background, log_scale, c2w, fov, box, image, depth, opacity, slope, stop, slots, state)
+    upstream = (v_features, v_depth, v_opacity, v_emptiness)
+    kind = torch.int64 if deterministic else torch.float32
+    grads = tuple(torch.zeros(s, device=density.device, dtype=kind) for s in _gradient_shapes(density))
+    scales = _fixed_scales(forward, upstream, step, sigmoid, beta) if deterministic else None
+    _backward(grads, forward, upstream, (step, density_shift, sigmoid, beta), lanes, segments, scales)
+    if scales is not None:
+        grads = tuple((g / s).float() for g, s in zip(grads, scales.double(), strict=True))
+    return grads
+
+
+@march_gradients.register_fake
+def _(density, *_rest):  # noqa: ANN001, ANN002, ANN202
+    return tuple(torch.empty(s, device=density.device, dtype=torch.float32) for s in _gradient_shapes(density))
+
+
+_march.register_autograd(_chain, setup_context=_remember)
+
+
+def _gradient_shapes(density: Tensor) -> tuple[tuple[int, ...], ...]:
+    """Features are padded to 4 channels: one 16-byte reduction a voxel."""
+    return tuple(density.shape), (*density.shape, 4), (4, 4, 4), ()
+
+
+def _backward(
+    grads: tuple[Tensor, ...],
+    forward: tuple[Tensor, ...],
+    upstream: tuple[Tensor | None, ...],
+    shape: tuple[float, float, bool, float],
+    lanes: int,
+    segments: int,
+    scales: Tensor | None,
+) -> None:
+    """Add the gradients to `grads`."""
+    density, features, background, log_scale, c2w, fov, box, image, depth, opacity, slope, stop, slots, state = forward
+    v_features, v_depth, v_opacity, v_emptiness = upstream
+    step, density_shift, sigmoid, beta = shape
+    views, channels, height, width = image.shape
+    if v_emptiness is None:
+        v_penalty = torch.zeros(views, device=density.device)
+    else:
+        v_penalty = v_emptiness / (slots * (height * width))
+    tile = _tile(32, width)
+    tiles = triton.cdiv(height, tile["TILE_H"]) * triton.cdiv(width, tile["TILE_W"])
+    span = segments if INTERPRETING else 1
+    if views:
+        kernels.march_backward[(tiles, segments // span, views)](
+            density, features, background.contiguous(), log_scale, c2w.contiguous(), fov.contiguous(), box,
+            image, depth, opacity, slope, stop, state[0], state[1], v_features.contiguous(),
+            image if v_depth is None else v_depth.contiguous(),
+            image if v_opacity is None else v_opacity.contiguous(),
+            v_penalty, *grads, image if scales is None else scales,
+            height, width, *density.shape, density_shift, step, beta,
+            C=channels, STRIDE=features.stride(2), SIGMOID=sigmoid, TEXTURE=background.ndim == 3,
+            DEPTH=v_depth is not None, OPACITY=v_opacity is not None, FIXED=scales is not None,
+            SEGMENTS=segments, LANES=lanes, SPAN=span, **tile, **OPTIONS, maxnreg=128,
+        )  # fmt: skip
+
+
+def _fixed_scales(
+    forward: tuple[Tensor, ...], upstream: tuple[Tensor | None, ...], step: float, sigmoid: bool, beta: float
+) -> Tensor:
+    """Powers of two [4] that keep every gradient, summed over all rays, inside 62 bits; nothing is read on the host.
+
+    A bound on |dL/dw| over the samples bounds each sample's gradients; the farthest a sample can be is the far corner
+    of the box, whose distance is under the camera's own plus the box's extent.
+    """
+    density, features, background, log_scale, c2w, _fov, box, image = forward[:8]
+    v_features, v_depth, v_opacity, v_emptiness = upstream
+    largest = lambda x: torch.zeros((), device=image.device) if x is None else x.abs().max().float()  # noqa: E731
+    colour = torch.ones((), device=image.device)
+    if not sigmoid:
+        colour = torch.maximum(largest(features), largest(background))
+    elif background.ndim == 2:
+        colour = torch.maximum(colour, largest(background))
+    reach = 10 + c2w[:, :3, 3].norm(dim=-1).max() + box.norm()
+    gain = 2 * image.shape[1] * largest(v_features) * colour + largest(v_depth) * reach + largest(v_opacity)
+    gain = gain + largest(v_emptiness) * beta
+    of_raw = 2 * step * gain * log_scale.exp()
+    bounds = torch.stack([of_raw, largest(v_features), largest(v_features), of_raw * largest(density)])
+    samples = 12 + math.ceil(math.log2(max(1, image[:, 0].numel())))  # up to 4096 a ray
+    return torch.exp2(62 - samples - bounds.clamp_min(1e-30).log2().ceil())
