@@ -1,4 +1,4 @@
-"""`brick_maximum`: the largest raw density that can occur in each brick of 8 x 8 x 8 cells, for skipping empty space."""
+"""`brick_maximum`: the largest raw density that can occur in each brick of 8^3 cells, for skipping empty space."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`composite`: samples along rays to features, depth, opacity and emptiness, and the gradients, in one pass each.
 
-The mathematics is that of `march` (march.py), for samples that are already in memory: a scan over the samples of a chunk
-gives the transmittance forward, and the running sum of g w backward.
+The mathematics is that of `march` (march.py), for samples that are already in memory: a scan over the samples of a
+chunk gives the transmittance forward, and the running sum of g w backward.
 """
 
 from __future__ import annotations

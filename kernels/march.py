@@ -2,8 +2,8 @@
 
 Along a ray, samples lie at ``t_k = t_entry + k d`` while ``k d < t_exit - t_entry``. With r the trilinear raw density
 (0 outside the grid): ``density = softplus(exp(log_scale) r + density_shift)``, ``alpha = 1 - exp(-density d)``,
-``T_k = prod_{j<k} (1 - alpha_j)``, ``w_k = alpha_k T_k``. A ray ends where T < 1e-6. With b the background, features are
-``sum w c + (1 - sum w) b`` (a sample's features c count where w > 1e-4), depth ``sum w t + (1 - sum w) 10``.
+``T_k = prod_{j<k} (1 - alpha_j)``, ``w_k = alpha_k T_k``. A ray ends where T < 1e-6. With b the background, features
+are ``sum w c + (1 - sum w) b`` (a sample's features c count where w > 1e-4), depth ``sum w t + (1 - sum w) 10``.
 
 Backward, front to back, with g_k = dL/dw_k, P_k the running sum of g w up to and including k, and G their sum over the
 ray, known beforehand from what the forward pass wrote: ``dL/ddensity_k = d ((1 - alpha_k) T_k g_k - (G - P_k))``.
@@ -24,7 +24,6 @@ from .launch import INTERPRETING, OPTIONS
 
 #: Lanes that fill a large GPU: rays are split, forward over neighbouring lanes, backward into segments, to reach it.
 FULL = 1 << 16
-_TEST = 1 if INTERPRETING else 4  # chunks between two tests of the early stop
 
 
 class March(NamedTuple):
@@ -123,7 +122,9 @@ def _check(density: Tensor, features: Tensor, background: Tensor, c2w: Tensor, c
     reads = (density, features) if copies is None else copies
     channels = features.shape[-1]
     if density.ndim != 3 or features.shape[:3] != density.shape or features.ndim != 4 or channels not in (3, 4):
-        raise ValueError(f"density {list(density.shape)} and features {list(features.shape)} are not one grid of 3 or 4")
+        raise ValueError(
+            f"density {list(density.shape)} and features {list(features.shape)} are not one grid of 3 or 4"
+        )
     if any(x.dtype not in kinds for x in (density, features, *reads)):
         raise ValueError("the kernels read float32, float16 and bfloat16 grids")
     if any(x.dtype != torch.float32 for x in (background, c2w)):
@@ -132,10 +133,78 @@ def _check(density: Tensor, features: Tensor, background: Tensor, c2w: Tensor, c
         raise ValueError(f"background is [{channels}, 4, 4] or [{len(c2w)}, {channels}], not {list(background.shape)}")
     deep, high, wide = density.shape
     gap = reads[1].stride(2)
-    if not reads[0].is_contiguous() or reads[1].stride() != (high * wide * gap, wide * gap, gap, 1) or gap not in (3, 4):
+    if (
+        not reads[0].is_contiguous()
+        or reads[1].stride() != (high * wide * gap, wide * gap, gap, 1)
+        or gap not in (3, 4)
+    ):
         raise ValueError("density must be contiguous, and features contiguous but for padding to 4 channels")
     if deep * high * wide * 4 >= 2**31:
         raise ValueError("the kernels count in 32 bits: at most 2^29 voxels")
+
+
+class Saved(NamedTuple):
+    """What `march_forward` returns: the rendering, and what `march_accumulate` needs of it."""
+
+    features: Tensor  # [V, C, h, w]
+    depth: Tensor  # [V, h, w]
+    opacity: Tensor  # [V, h, w]
+    emptiness: Tensor  # [V]
+    slope: Tensor  # [V, h, w] sum of w beta / (1 + beta w)
+    stop: Tensor  # [V, h, w] int32, samples until the ray is opaque
+    slots: Tensor  # [V] int64
+    state: Tensor  # running sums where segments start
+
+
+@torch.no_grad()
+def march_forward(
+    scene: tuple[Tensor, ...],  # density, features, background, log_scale, c2w, fov, box, as `march` takes them
+    *,
+    height: int,
+    width: int,
+    step: float,
+    density_shift: float = -1.0,
+    sigmoid: bool = False,
+    beta: float = 10.0,
+    slots: Tensor | None = None,
+) -> Saved:
+    """`march` for a step that holds its own gradient buffers; half-precision copies go straight into `scene`."""
+    _check(scene[0], scene[1], scene[2], scene[4], None)
+    plan = split(len(scene[4]) * height * width)
+    return Saved(*_march(*scene, slots, None, None, height, width, step, density_shift, sigmoid, beta, *plan, False))
+
+
+@torch.no_grad()
+def march_accumulate(
+    grads: tuple[Tensor, Tensor, Tensor, Tensor],  # float32: density [D, H, W], features [D, H, W, 4], texture
+    # [4, 4, 4] ([y, x, channel]) and log_scale []; added to
+    scene: tuple[Tensor, ...],
+    saved: Saved,
+    v_features: Tensor,  # [V, C, h, w] upstream gradients
+    v_emptiness: Tensor | None = None,  # [V]
+    v_depth: Tensor | None = None,  # [V, h, w]
+    v_opacity: Tensor | None = None,  # [V, h, w]
+    *,
+    step: float,
+    density_shift: float = -1.0,
+    sigmoid: bool = False,
+    beta: float = 10.0,
+) -> None:
+    """The backward pass of `march_forward`, added to buffers that the optimiser step leaves at zero.
+
+    Raises:
+        ValueError: buffers of another shape or type, or not 16-byte aligned.
+    """
+    if tuple(tuple(g.shape) for g in grads) != _gradient_shapes(scene[0]):
+        raise ValueError(f"the gradient buffers must be {_gradient_shapes(scene[0])}")
+    if any(g.dtype != torch.float32 or not g.is_contiguous() or g.data_ptr() % 16 for g in grads):
+        raise ValueError("the gradient buffers must be float32, contiguous and 16-byte aligned")
+    plan = split(saved.depth.numel())
+    image, depth, opacity, _emptiness, *rest = saved
+    _accumulate(
+        *grads, *scene, image, depth, opacity, *rest, v_features, v_depth, v_opacity, v_emptiness,
+        step, density_shift, sigmoid, beta, *plan,
+    )  # fmt: skip
 
 
 class _Views(NamedTuple):
@@ -154,6 +223,11 @@ def _tile(rays: int, width: int) -> dict[str, int]:
         return {"TILE_H": side, "TILE_W": side}
     tile_h = 2 ** (int(math.log2(rays)) // 2)
     return {"TILE_H": tile_h, "TILE_W": rays // tile_h}
+
+
+def _chunks(segments: int) -> int:
+    """Chunks between two tests of the early stop; a segment may be a single chunk."""
+    return 1 if INTERPRETING or segments > 1 else 4
 
 
 def _forward(
@@ -182,13 +256,14 @@ def _forward(
             density if bricks is None else bricks, image, depth, opacity, penalty, slope, slots, stop,
             state[0], state[1], height, width, *density.shape, density_shift, step, beta, skip_below,
             C=channels, STRIDE=features.stride(2), SIGMOID=sigmoid, TEXTURE=background.ndim == 3,
-            SKIP=bricks is not None, SEGMENTS=segments, LANES=lanes, TEST=_TEST, **tile, **OPTIONS, maxnreg=96,
+            SKIP=bricks is not None, SEGMENTS=segments, LANES=lanes, TEST=_chunks(segments),
+            **tile, **OPTIONS, maxnreg=96,
         )  # fmt: skip
     return _Views((image, depth, opacity), penalty, slope, slots, stop, state)
 
 
 def _emptiness(views: _Views, slots: Tensor | None) -> Tensor:
-    count, height, width = views.penalty.shape
+    _count, height, width = views.penalty.shape
     slots = views.slots.flatten(1).amax(1) if slots is None else slots
     return views.penalty.flatten(1).sum(1) / (slots * (height * width))
 
@@ -230,7 +305,7 @@ def _march(
 
 @_march.register_fake
 def _(density, features, background, log_scale, c2w, fov, box, slots, density_copy, features_copy,
-      height, width, step, density_shift, sigmoid, beta, lanes, segments, deterministic):  # fmt: skip  # noqa: ANN001, ANN202
+      height, width, step, density_shift, sigmoid, beta, lanes, segments, deterministic):  # fmt: skip
     views = c2w.shape[0]
     new = {"device": density.device, "dtype": torch.float32}
     image = torch.empty(views, features.shape[-1], height, width, **new)
@@ -297,9 +372,26 @@ def march_gradients(
     segments: int,
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of `march` in new tensors: density [D, H, W], features [D, H, W, 4], texture [4, 4, 4] ([y, x, channel])
-    and log_scale []."""
-    forward = (density, features, background, log_scale, c2w, fov, box, image, depth, opacity, slope, stop, slots, state)
+    """Gradients of `march`, new: density [D, H, W], features [D, H, W, 4], texture [4, 4, 4] ([y, x, channel]), log_scale.
+
+    A texture is the only background whose gradient is here.
+    """
+    forward = (
+        density,
+        features,
+        background,
+        log_scale,
+        c2w,
+        fov,
+        box,
+        image,
+        depth,
+        opacity,
+        slope,
+        stop,
+        slots,
+        state,
+    )
     upstream = (v_features, v_depth, v_opacity, v_emptiness)
     kind = torch.int64 if deterministic else torch.float32
     grads = tuple(torch.zeros(s, device=density.device, dtype=kind) for s in _gradient_shapes(density))
@@ -311,11 +403,70 @@ def march_gradients(
 
 
 @march_gradients.register_fake
-def _(density, *_rest):  # noqa: ANN001, ANN002, ANN202
+def _(density, *_rest):
     return tuple(torch.empty(s, device=density.device, dtype=torch.float32) for s in _gradient_shapes(density))
 
 
 _march.register_autograd(_chain, setup_context=_remember)
+
+
+@torch.library.custom_op(
+    "sjc_fast::march_accumulate", mutates_args=("grad_density", "grad_features", "grad_texture", "grad_log_scale")
+)
+def _accumulate(
+    grad_density: Tensor,
+    grad_features: Tensor,
+    grad_texture: Tensor,
+    grad_log_scale: Tensor,
+    density: Tensor,
+    features: Tensor,
+    background: Tensor,
+    log_scale: Tensor,
+    c2w: Tensor,
+    fov: Tensor,
+    box: Tensor,
+    image: Tensor,
+    depth: Tensor,
+    opacity: Tensor,
+    slope: Tensor,
+    stop: Tensor,
+    slots: Tensor,
+    state: Tensor,
+    v_features: Tensor,
+    v_depth: Tensor | None,
+    v_opacity: Tensor | None,
+    v_emptiness: Tensor | None,
+    step: float,
+    density_shift: float,
+    sigmoid: bool,
+    beta: float,
+    lanes: int,
+    segments: int,
+) -> None:
+    grads = (grad_density, grad_features, grad_texture, grad_log_scale)
+    forward = (
+        density,
+        features,
+        background,
+        log_scale,
+        c2w,
+        fov,
+        box,
+        image,
+        depth,
+        opacity,
+        slope,
+        stop,
+        slots,
+        state,
+    )
+    upstream = (v_features, v_depth, v_opacity, v_emptiness)
+    _backward(grads, forward, upstream, (step, density_shift, sigmoid, beta), lanes, segments, None)
+
+
+@_accumulate.register_fake
+def _(*_arguments: object) -> None:
+    return None
 
 
 def _gradient_shapes(density: Tensor) -> tuple[tuple[int, ...], ...]:

@@ -108,7 +108,7 @@ def fetch_features(
 
 @triton.jit
 def texture_cell(dx, dy, dz):
-    """Where a direction falls in the 4 x 4 background texture: cell (x, y) and position in it (the authors' mapping)."""
+    """Where directions fall in the 4 x 4 background texture: cell, and position in it (the authors' mapping)."""
     u = atan2(tl.sqrt_rn(dx * dx + dy * dy), dz) / PI
     v = atan2(dy, dx) / (2 * PI) + 0.5
     x, fx = cell(u * 4 - 0.5)
@@ -166,8 +166,7 @@ def before(x, RAYS: tl.constexpr, LANES: tl.constexpr):
     """Sum over the lanes of the ray that come before each lane."""
     if LANES > 1:
         return tl.reshape(tl.cumsum(tl.reshape(x, [RAYS, LANES]), 1), [RAYS * LANES]) - x
-    else:
-        return x * 0
+    return x * 0
 
 
 @triton.jit
@@ -242,7 +241,7 @@ def march_forward(
             tl.store(state_features + where, along(lit, RAYS, LANES), tl.expand_dims(first, 1))
         k = share * segment + lane % LANES
         end = tl.minimum(share * (segment + 1), slots)
-        live = tl.max((tl.exp(-passed) >= EARLY_STOP).to(tl.int32))
+        live = tl.max(((k < end) & (tl.exp(-passed) >= EARLY_STOP)).to(tl.int32))
         while live > 0:
             for _ in range(TEST):
                 inside = (k < end) & (k * step < length)
@@ -303,7 +302,7 @@ def brick_ahead(
     bricks, x, y, z, ax, bx, ay, by, az, bz, width, height, depth,
     scale, density_shift, step, skip_below, inside,
 ):  # fmt: skip
-    """Whether samples lie in a brick that is empty (no sample in it is as thick as `skip_below`), and where they leave it."""
+    """Whether samples lie in an empty brick (none in it is as thick as `skip_below`), and where they leave it."""
     i, j, k = (x + 1) // BRICK, (y + 1) // BRICK, (z + 1) // BRICK
     index = (k * ((height + BRICK) // BRICK) + j) * ((width + BRICK) // BRICK) + i
     highest, _unused = softplus(scale * tl.load(bricks + index, inside, other=0.0) + density_shift)
@@ -394,7 +393,7 @@ def march_backward(
     TILE_H: tl.constexpr,
     TILE_W: tl.constexpr,
 ):
-    """Gradients of the grids, the texture and the log-scale; grid (tiles, SEGMENTS / SPAN, V). L = rays x SPAN lanes."""
+    """Gradients of grids, texture and log-scale; grid (tiles, SEGMENTS / SPAN, V). L = rays x SPAN lanes."""
     MERGE: tl.constexpr = not SIGMOID
     view = tl.program_id(2)
     lane = tl.arange(0, TILE_H * TILE_W * SPAN)
@@ -473,9 +472,7 @@ def march_backward(
         bright = weight > GATE
         slope = beta / (1 + beta * weight)
         gain = base + up_depth * t + up_penalty * slope
-        fetched = fetch_features(
-            features, x, y, z, fx, fy, fz, grid_width, grid_height, grid_depth, bright, C, STRIDE
-        )
+        fetched = fetch_features(features, x, y, z, fx, fy, fz, grid_width, grid_height, grid_depth, bright, C, STRIDE)
         pull = up
         if SIGMOID:
             fetched, shaded = colour(fetched)

@@ -153,7 +153,7 @@ class TrainConfig:
     guidance: float = 100.0
     """Classifier-free guidance scale; 1 is none."""
     backend: str = "auto"
-    """Renderer: "auto" or "reference"."""
+    """Renderer: "auto" (triton on a CUDA device), "triton" or "reference"."""
     resume: Path | None = None
     """Run folder to continue, to the same bits as if it had never stopped."""
     cameras: CameraConfig = dataclasses.field(default_factory=CameraConfig)

@@ -62,6 +62,7 @@ class VoxelField(nn.Module):
         self.density_scale = nn.Parameter(torch.zeros(()))
         corners = torch.tensor([[-1.0] * 3, [1.0] * 3]) if box is None else box.detach().clone()
         self.register_buffer("box", corners)
+        self._extent: tuple[tuple[int, int], list[float]] | None = None
 
     @property
     def channels(self) -> int:
@@ -69,7 +70,10 @@ class VoxelField(nn.Module):
 
     def step_size(self, step_ratio: float = 0.5) -> float:
         """Distance between samples along a ray: `step_ratio` times the mean voxel size."""
-        extent = (self.box[1] - self.box[0]).tolist()
+        version = (self.box.data_ptr(), self.box._version)
+        if self._extent is None or self._extent[0] != version:  # reading the box waits for the device: once is enough
+            self._extent = (version, (self.box[1] - self.box[0]).tolist())
+        extent = self._extent[1]
         sides = reversed(self.density.shape)  # the grid is [z, y, x]
         return step_ratio * sum(e / n for e, n in zip(extent, sides, strict=True)) / 3
 

@@ -130,7 +130,8 @@ def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is written first.
     """
     check_early(config)
-    device, backend = pick_device(config.device), choose_backend(config.backend)
+    device = pick_device(config.device)
+    backend = choose_backend(config.backend, device)
     if model is None:
         check_words(config)
     reporter.announce(f"model {model.name if model else config.model}, renderer {backend}, device {device}")

@@ -60,7 +60,7 @@ class Trainer:
                 "use texture"
             )
         self.config, self.model, self.device = config, model, torch.device(device)
-        self.backend = choose_backend(config.backend)
+        self.backend = choose_backend(config.backend, self.device)
         self.size = config.size or model.size
         self.field = build_field(config, model).to(self.device)
         groups = parameter_groups(self.field, config.optimizer.lr, config.optimizer.background_lr)

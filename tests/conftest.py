@@ -3,6 +3,10 @@
 import os
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():  # the kernels then run in Triton's interpreter; it is read when they are imported
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -13,3 +17,19 @@ def pytest_runtest_makereport(item, call):
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("SJC_FORBID_SKIPS"):
         report.outcome = "failed"
         report.longrepr = f"skipped, where skips are forbidden: {report.longrepr}"
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Fresh memory is NaN (or a huge integer), so that whatever a kernel forgets to write is seen."""
+
+    def poisoned(make):
+        def fill(*args, **kwargs):
+            x = make(*args, **kwargs)
+            return x.fill_(float("nan") if x.is_floating_point() else 2**30)
+
+        return fill
+
+    monkeypatch.setattr(torch, "empty", poisoned(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))

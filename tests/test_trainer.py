@@ -32,7 +32,8 @@ class ClosedForm(MixtureModel):
         return (x + s2 * self.p) / (1 + s2)
 
 
-def test_the_authors_training_run(monkeypatch):
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_the_authors_training_run(monkeypatch, backend):
     """12 steps of their loop, gradient for gradient: field, score, emptiness and its step, Adamax, two groups."""
     data, size, steps = golden.load("train_var_red"), 32, 12
     settings = {
@@ -40,6 +41,7 @@ def test_the_authors_training_run(monkeypatch):
         "steps": steps,
         "guidance": 1.0,
         "size": size,
+        "backend": backend,
         "field": {"resolution": 24},
         "losses": {
             "emptiness_weight": float(data["emptiness_weight"]),

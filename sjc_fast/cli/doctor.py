@@ -60,7 +60,8 @@ def _devices() -> Iterator[tuple[str, str, str]]:
         built = "PyTorch is a CPU build" if torch.version.cuda is None else "no usable NVIDIA device or driver"
         yield "--", "cuda", f"none ({built}); the embedded model does not need one"
     yield "ok", "cpu", f"{torch.get_num_threads()} threads"
-    yield "ok", "renderers", f"{', '.join(BACKENDS)}; auto is {choose_backend()}"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    yield "ok", "renderers", f"{', '.join(BACKENDS)}; auto is {choose_backend('auto', device)} on {device}"
 
 
 def _tools() -> Iterator[tuple[str, str, str]]:

@@ -39,7 +39,7 @@ def take_pictures(
     plain = None
     if background is not None:
         plain = torch.tensor(background, device=field.box.device).expand(len(cameras), 3) * 2 - 1
-    out = render(field, cameras, max(1, size // model.upscale), background=plain, backend=backend)
+    out = render(field, cameras, max(1, size // model.upscale), background=plain, backend=backend, skip_empty=True)
     return model.decode(out.features), shade_depth(out.depth, out.opacity, cameras, field.box)[:, None]
 
 

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from ..cameras import Cameras
 from ..errors import UserError
 from ..field import VoxelField
+from .fused import obstacle, render_triton
 from .reference import Rendering, render_reference
 
 #: Every renderer by name. All compute the same numbers; `reference` is the specification.
-BACKENDS: dict[str, Callable[..., Rendering]] = {"reference": render_reference}
+BACKENDS: dict[str, Callable[..., Rendering]] = {"reference": render_reference, "triton": render_triton}
 
 
-def choose_backend(name: str = "auto") -> str:
-    """The backend that `name` stands for on this machine.
+def choose_backend(name: str = "auto", device: torch.device | str = "cpu") -> str:
+    """The backend that `name` stands for on a device: auto is triton on CUDA devices, else reference.
 
     Raises:
-        UserError: no such backend.
+        UserError: no such backend, or not on this device.
     """
     if name == "auto":
-        return "reference"
+        return "triton" if torch.device(device).type == "cuda" and obstacle(device) is None else "reference"
     if name not in BACKENDS:
         raise UserError(f"no renderer called {name!r}: choose auto or one of {', '.join(BACKENDS)}")
+    if name == "triton" and (problem := obstacle(device)):
+        raise UserError(f"the triton renderer cannot run here: {problem}; choose auto or reference")
     return name
 
 
@@ -38,6 +42,7 @@ def render(
     beta: float = 10.0,
     step_ratio: float = 0.5,
     slots: Tensor | None = None,
+    skip_empty: bool = False,
 ) -> Rendering:
     """Render a voxel field from V cameras, differentiably (volume rendering of the paper, section 4.2).
 
@@ -50,13 +55,15 @@ def render(
         beta: scale inside the emptiness logarithm.
         step_ratio: distance between samples, in mean voxel sizes.
         slots: int64 [V], the sample slots of each view when they are known already (see `rays.sample_slots`).
+        skip_empty: for pictures, not for training: no gradients, and a backend may leap over nearly empty space (which
+            takes less than one of 256 grey levels from a pixel's opacity); the reference renders all of it.
 
     Returns:
         `Rendering` of features [V, C, H, W], depth [V, H, W], opacity [V, H, W] and emptiness [V], all with gradients
         to the field's parameters (and to `background`).
 
     Raises:
-        UserError: no such backend.
+        UserError: no such backend, or not on this device.
         ValueError: an impossible size or a background of the wrong shape.
     """
     height, width = (size, size) if isinstance(size, int) else size
@@ -64,5 +71,7 @@ def render(
         raise ValueError(f"an image needs at least one pixel a side, not {height} x {width}")
     if background is not None and background.shape != (len(cameras), field.channels):
         raise ValueError(f"background must be [{len(cameras)}, {field.channels}], not {list(background.shape)}")
-    draw = BACKENDS[choose_backend(backend)]
-    return draw(field, cameras, height, width, background=background, beta=beta, step_ratio=step_ratio, slots=slots)
+    draw = BACKENDS[choose_backend(backend, field.density.device)]
+    options = {"background": background, "beta": beta, "step_ratio": step_ratio}
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not skip_empty):
+        return draw(field, cameras, height, width, **options, slots=slots, skip_empty=skip_empty)

@@ -1,0 +1,205 @@
+"""What the compiler makes of the kernels, with no GPU: registers, spills, vector loads and reductions, barriers.
+
+Kernels are compiled ahead of time with the constants that production launches use, and read back from the binary.
+``python -m benchmarks.binaries [arch ...]`` prints a table; tests assert on the same rows.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import triton
+from sjc_fast.kernels import adamax, bricks, composite, march, march_kernels, trilinear
+from sjc_fast.kernels.launch import INTERPRETING, OPTIONS
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+INTEGERS = {
+    "height", "width", "depth", "grid_depth", "grid_height", "grid_width", "count", "rays", "samples", "bricks_count",
+}  # fmt: skip
+FLOATS = {"density_shift", "step", "beta", "skip_below", "beta1", "beta2", "decay1", "decay2", "epsilon"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kernel with the constants and pointer types of one production launch."""
+
+    name: str
+    kernel: Any
+    constants: dict[str, Any]
+    types: dict[str, str]  # other than *fp32, i32 and fp32
+    warps: int = 1
+    registers: int | None = None  # the ceiling that the launch sets
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the binary of a variant holds."""
+
+    name: str
+    arch: int
+    registers: int
+    stack: int  # bytes a thread spills, or keeps in local memory
+    spills: int  # spilling instructions
+    shared: int  # bytes a program
+    loop: int  # instructions in the innermost loop that samples the grid; 0 if there is none
+    loop_barriers: int
+    loop_loads: int
+    loop_vector_loads: int  # of four numbers: 128 bits, or 64 in half precision
+    loop_reductions: int
+    loop_vector_reductions: int  # of four float32
+
+
+def variants() -> list[Variant]:
+    """Every launch that training and pictures make; the first ones matter most."""
+    if INTERPRETING:
+        raise RuntimeError("unset TRITON_INTERPRET: the interpreter's kernels cannot be compiled")
+    found = []
+    for precision, views in (("fp32", 1), ("fp16", 1), ("fp16", 8), ("fp16", 64)):
+        found += _march_pair(f"{precision}, {views} x 64^2", 4, False, views * 64 * 64, f"*{precision}")
+    found += _march_pair("fp32 C=3 colours, 1 x 64^2", 3, True, 64 * 64, "*fp32")
+    constants = {"C": 4, "STRIDE": 4, "SIGMOID": False, "TEXTURE": True, "SKIP": True, "SEGMENTS": 1, "LANES": 1}
+    constants |= march._tile(32, 512) | {"TEST": 4}
+    found.append(Variant("march_forward skipping", march_kernels.march_forward, constants, {}, registers=96))
+    backward = next(v for v in found if v.name.startswith("march_backward"))
+    wide = dict.fromkeys(("grad_density", "grad_features", "grad_background", "grad_log_scale"), "*i64")
+    fixed = backward.constants | {"FIXED": True, "DEPTH": True, "OPACITY": True}
+    found.append(Variant("march_backward deterministic", backward.kernel, fixed, backward.types | wide, registers=128))
+    rays = {"C": 4, "RAYS": composite._RAYS, "LANES": composite._LANES}
+    found.append(Variant("composite", composite.composite_kernel, rays, {}))
+    found.append(Variant("composite backward", composite.composite_gradient_kernel, rays, {}))
+    points = {"C": 4, "WIDE": 4, "BLOCK": trilinear._BLOCK}
+    found.append(Variant("trilinear", trilinear.sample_kernel, points, {}, warps=4))
+    both = points | {"TO_GRID": True, "TO_POINTS": True}
+    found.append(Variant("trilinear backward", trilinear.gradient_kernel, both, {}, warps=4))
+    update = {"ADAM": False, "COPY": True, "ROW": 4, "GRAD_ROW": 4, "COPY_ROW": 4, "BLOCK": adamax._BLOCK}
+    found.append(Variant("adamax", adamax.update_kernel, update, {"copy": "*fp16", "step": "*i64"}, warps=4))
+    found.append(Variant("brick_maximum", bricks.brick_kernel, {"COUNT": 1}, {"bricks": "i32"}, warps=4))
+    return found
+
+
+def _march_pair(label: str, channels: int, sigmoid: bool, rays: int, pointer: str) -> list[Variant]:
+    lanes, segments = march.split(rays)
+    shared = {
+        "C": channels,
+        "STRIDE": channels,
+        "SIGMOID": sigmoid,
+        "TEXTURE": True,
+        "SEGMENTS": segments,
+        "LANES": lanes,
+    }
+    forward = shared | march._tile(32 // lanes, 64) | {"SKIP": False, "TEST": march._chunks(segments)}
+    backward = shared | march._tile(32, 64) | {"FIXED": False, "DEPTH": False, "OPACITY": False, "SPAN": 1}
+    types = {"density": pointer, "features": pointer}
+    return [
+        Variant(f"march_forward {label}", march_kernels.march_forward, forward, types, registers=96),
+        Variant(f"march_backward {label}", march_kernels.march_backward, backward, types, registers=128),
+    ]
+
+
+def compile_variant(variant: Variant, arch: int) -> Row:
+    """Compile for sm_<arch> and read the binary."""
+    names = variant.kernel.arg_names
+    types = {"out_slots": "*i32", "out_stop": "*i32"} | variant.types
+
+    def kind(name: str) -> str:
+        if name in variant.constants:
+            return "constexpr"
+        return types.get(name) or ("i32" if name in INTEGERS else "fp32" if name in FLOATS else "*fp32")
+
+    signature = {n: kind(n) for n in names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature[n].startswith("*")}
+    options = OPTIONS | {"num_warps": variant.warps} | ({"maxnreg": variant.registers} if variant.registers else {})
+    source = ASTSource(variant.kernel, signature, variant.constants, aligned)
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    return read_binary(variant.name, arch, compiled.asm["cubin"])
+
+
+def read_binary(name: str, arch: int, binary: bytes) -> Row:
+    """Resource usage and instructions, from cuobjdump."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        usage, code = (
+            subprocess.run([TOOL, flag, file.name], capture_output=True, text=True, check=True)
+            for flag in ("-res-usage", "-sass")
+        )
+    numbers = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)", usage.stdout + usage.stderr)
+    registers, stack, shared = (int(n) for n in numbers.groups())
+    lines = [(int(a, 16), i.strip()) for a, i in re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;]*);", code.stdout)]
+    loop = _sampling_loop(lines)
+    four = r"LDG\.E(\.\w+)*\.64" if "fp16" in name else r"LDG\.E(\.\w+)*\.128"
+    return Row(
+        name,
+        arch,
+        registers,
+        stack,
+        _count(r"\b(STL|LDL)\b", [i for _, i in lines]),
+        shared,
+        len(loop),
+        _count(r"\bBAR\.", loop),
+        _count(r"\bLDG\b", loop),
+        _count(four, loop),
+        _count(r"\bREDG?\.E\.ADD", loop),
+        _count(r"\bREDG?\.E\.ADD\.F32x4", loop),
+    )
+
+
+def _sampling_loop(lines: list[tuple[int, str]]) -> list[str]:
+    """The shortest stretch that a branch back closes and that gathers eight corners or more."""
+    bodies = []
+    for address, instruction in lines:
+        target = re.search(r"\bBRA\b.*\b0x([0-9a-f]+)", instruction)
+        if target and int(target[1], 16) < address:
+            body = [i for a, i in lines if int(target[1], 16) <= a <= address]
+            if _count(r"\bLDG\b", body) >= 8:
+                bodies.append(body)
+    return min(bodies, key=len, default=[])
+
+
+def _count(pattern: str, instructions: list[str]) -> int:
+    return sum(bool(re.search(pattern, i)) for i in instructions)
+
+
+def table(rows: list[Row]) -> str:
+    """For people."""
+    head = f"{'kernel':42} {'sm':>4} {'regs':>5} {'spill':>6} {'smem':>5} {'loop':>5} {'loads (x4)':>11}"
+    head += f" {'reds (x4)':>10} {'bar':>4}"
+    lines = [
+        f"{r.name:42} {r.arch:>4} {r.registers:>5} {r.stack:>5}B {r.shared:>5} {r.loop:>5} "
+        f"{r.loop_loads:>5} ({r.loop_vector_loads:>3}) "
+        f"{r.loop_reductions:>4} ({r.loop_vector_reductions:>3}) {r.loop_barriers:>4}"
+        for r in rows
+    ]
+    return "\n".join([head, *lines])
+
+
+def _compile_by_name(job: tuple[str, int]) -> Row:
+    name, arch = job
+    return compile_variant(next(v for v in variants() if v.name == name), arch)
+
+
+def main(arguments: list[str]) -> None:
+    """`[--json] [arch ...]`: sm_90 in full by default; elsewhere the first two pairs and the optimiser."""
+    as_json = "--json" in arguments
+    names = [v.name for v in variants()]
+    jobs = []
+    for arch in [int(a) for a in arguments if a.isdigit()] or [90]:
+        jobs += [(n, arch) for n in (names if arch == 90 else [*names[:4], "adamax"])]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        rows = list(pool.map(_compile_by_name, jobs))
+    print(json.dumps([asdict(r) for r in rows]) if as_json else table(rows))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

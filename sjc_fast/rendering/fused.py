@@ -1,0 +1,70 @@
+"""The Triton renderer: the fused march of `sjc_fast.kernels`, on a voxel field and cameras."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+from ..cameras import Cameras
+from ..field import VoxelField
+from .reference import Rendering
+
+#: A sample thinner than this (optical thickness) is left out where empty space may be skipped: over all the samples of
+#: a ray, less than one of 256 grey levels.
+SKIP_BELOW = 1e-5
+
+
+def obstacle(device: torch.device | str) -> str | None:
+    """Why the Triton renderer cannot run on a device; None if it can (anywhere under TRITON_INTERPRET=1, slowly)."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (it runs on Linux with an NVIDIA GPU)"
+    if torch.device(device).type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "it needs a CUDA device"
+    return None
+
+
+def render_triton(
+    field: VoxelField,
+    cameras: Cameras,
+    height: int,
+    width: int,
+    *,
+    background: Tensor | None,
+    beta: float,
+    step_ratio: float,
+    slots: Tensor | None,
+    skip_empty: bool,
+) -> Rendering:
+    """Render views in one launch; see `sjc_fast.render` for the arguments.
+
+    Gradients are the same bits from run to run under ``torch.use_deterministic_algorithms(True)``.
+    """
+    from ..kernels.bricks import brick_maximum
+    from ..kernels.march import march, march_skip
+
+    scene = (
+        field.density,
+        field.features,
+        field.background if background is None else background,
+        field.density_scale,
+        cameras.c2w,
+        cameras.fov,
+        field.box,
+    )
+    settings = {
+        "height": height,
+        "width": width,
+        "step": field.step_size(step_ratio),
+        "density_shift": field.density_shift,
+        "sigmoid": field.activation == "sigmoid",
+        "beta": beta,
+    }
+    if skip_empty:
+        views = march_skip(*scene, brick_maximum(field.density.detach()), **settings, skip_below=SKIP_BELOW)
+    else:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        views = march(*scene, **settings, slots=slots, deterministic=deterministic)
+    return Rendering(*views)

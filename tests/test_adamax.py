@@ -1,0 +1,77 @@
+"""The fused optimiser steps against `torch.optim`."""
+
+import pytest
+import torch
+from sjc_fast.kernels import adamax as module
+from sjc_fast.kernels.adamax import adam_step, adamax_step
+
+from benchmarks.checks import DEVICE
+
+KINDS = {
+    "adamax": (adamax_step, torch.optim.Adamax, "exp_inf"),
+    "adam": (adam_step, torch.optim.Adam, "exp_avg_sq"),
+}
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+@pytest.mark.parametrize("shape", [(11, 5, 3), (7, 9), ()], ids=str)
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_many_steps(kind, shape):
+    """Parameters and both moments, with a rate that changes, gradients of all sizes, and some that are zero."""
+    step, optimizer, second = KINDS[kind]
+    param, twin = randn(*shape), randn(*shape).requires_grad_()
+    theirs = optimizer([twin], lr=0.05)
+    first, moment = torch.zeros_like(param), torch.zeros_like(param)
+    for k in range(1, 13):
+        lr, gradient = 0.05 / k, randn(*shape, seed=k) * 10.0 ** (k % 5 - 3)
+        gradient = torch.where(randn(*shape, seed=100 + k) < -1, 0, gradient)
+        twin.grad, theirs.param_groups[0]["lr"] = gradient.clone(), lr
+        theirs.step()
+        step(param, gradient, first, moment, torch.tensor(lr, device=DEVICE), torch.tensor(k, device=DEVICE))
+        assert not bool(gradient.any())
+    torch.testing.assert_close(param, twin.detach(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(first, theirs.state[twin]["exp_avg"], rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(moment, theirs.state[twin][second], rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_padded_gradient_and_half_precision_copy(kind):
+    param, gradient = randn(5, 6, 3), torch.full((5, 6, 4), 1.0, device=DEVICE)
+    expected, plain = param.clone(), torch.ones(5, 6, 3, device=DEVICE)
+    copy = torch.full((5, 6, 4), 7.0, dtype=kind, device=DEVICE)
+    lr, k = torch.tensor(0.1, device=DEVICE), torch.tensor(1, device=DEVICE)
+    adamax_step(param, gradient, torch.zeros_like(param), torch.zeros_like(param), lr, k, copy=copy)
+    adamax_step(expected, plain, torch.zeros_like(param), torch.zeros_like(param), lr, k)
+    assert torch.equal(param, expected)
+    torch.testing.assert_close(copy[..., :3], param.to(kind))  # the interpreter cuts where the device rounds
+    assert bool((copy[..., 3] == 7).all())
+    assert not bool(gradient[..., :3].any())
+
+
+def test_a_gradient_of_nothing_moves_nothing():
+    param = randn(40)
+    before, zeros = param.clone(), [torch.zeros_like(param) for _ in range(3)]
+    adamax_step(param, *zeros, torch.tensor(0.5, device=DEVICE), torch.tensor(1, device=DEVICE))
+    assert torch.equal(param, before)
+
+
+def test_bad_arguments():
+    param, lr, k = randn(4, 3), torch.tensor(0.1), torch.tensor(1)
+    like = [torch.zeros_like(param) for _ in range(3)]
+    with pytest.raises(ValueError, match="contiguous"):
+        adamax_step(param.T, *like, lr, k)
+    with pytest.raises(ValueError, match="moments must have the parameter's shape"):
+        adamax_step(param, like[0], like[1][:2], like[2], lr, k)
+    with pytest.raises(ValueError, match="padding of its last axis"):
+        adamax_step(param, like[0][:, :2].contiguous(), *like[1:], lr, k)
+    with pytest.raises(ValueError, match="must be float32"):
+        adam_step(param, like[0].double(), *like[1:], lr, k)
+
+
+def test_opcheck():
+    param, lr, k = randn(4, 3), torch.tensor(0.1, device=DEVICE), torch.tensor(1, device=DEVICE)
+    tensors = [param, *[torch.zeros_like(param) for _ in range(3)], param.half()]
+    torch.library.opcheck(module._update, (*tensors, lr, k, 0.9, 0.999, 1e-8, False))

@@ -1,0 +1,386 @@
+"""The fused march against the reference in float64 and the authors' numbers; interpreted where there is no GPU."""
+
+import math
+
+import golden
+import pytest
+import torch
+from sjc_fast.kernels import march as module
+from sjc_fast.kernels.bricks import brick_maximum
+from sjc_fast.kernels.march import march, march_accumulate, march_forward, march_gradients, march_skip, split
+
+from benchmarks import checks
+from benchmarks.checks import DEVICE, UNEVEN, assert_matches, doubled, make_cameras, make_field, relative_rmse, run
+from sjc_fast import UserError
+from sjc_fast.cameras import Cameras, orbit, ring
+from sjc_fast.field import VoxelField
+from sjc_fast.rendering import choose_backend, render
+from sjc_fast.rendering.reference import sample_grid
+
+pytestmark = pytest.mark.usefixtures("poison")
+
+
+@pytest.mark.parametrize("name", ["render_blob", "render_inside"])
+def test_the_authors_numbers(name):
+    data = golden.load(name)
+    field, size = golden.field_of(data).to(DEVICE), int(data["hw"][0])
+    out = render(field, golden.camera_of(data["c2w"], data["K"], size).to(DEVICE), size, backend="triton")
+    for value, truth in (
+        (out.features, data["out_features"]),
+        (out.depth[0], data["out_depth"]),
+        (out.opacity[0], data["out_weight_sum"]),
+        (out.emptiness[0], data["out_emptiness"]),
+    ):
+        torch.testing.assert_close(value.detach().cpu(), truth, atol=1e-5, rtol=1e-5)
+    loss = (out.features.cpu() * data["grad_features"]).sum() + (out.depth[0].cpu() * data["grad_depth"]).sum()
+    (loss + data["emptiness_coef"] * out.emptiness[0].cpu()).backward()
+    assert relative_rmse(field.density.grad.cpu(), data["grad_density"][0, 0]) < 1e-5
+    assert relative_rmse(field.features.grad.permute(3, 0, 1, 2).cpu(), data["grad_color"][0]) < 1e-5
+    assert relative_rmse(field.background.grad.cpu(), data["grad_bg"][0]) < 1e-5
+    # The sum over all samples cancels to a small part of its terms, and theirs is a float32 sum too.
+    terms = (data["grad_density"] * data["density"]).abs().sum()
+    assert float((field.density_scale.grad.cpu() - data["grad_d_scale"]).abs() / terms) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("kind", "camera", "channels", "plain"),
+    [
+        ("random", "outside", 4, False),
+        ("random", "inside", 3, False),
+        ("random", "inside", 4, True),
+        ("solid", "outside", 3, True),
+        ("solid", "inside", 4, False),
+        ("fog", "outside", 4, True),
+    ],
+)
+def test_against_float64(kind, camera, channels, plain):
+    field = make_field(kind, channels=channels, box=UNEVEN).to(DEVICE)
+    cameras = make_cameras(camera).to(DEVICE)
+    background = (
+        torch.linspace(-0.5, 0.5, len(cameras) * channels, device=DEVICE).reshape(-1, channels) if plain else None
+    )
+    truth_field, truth_cameras, truth_background = doubled(field, cameras, background)
+    mine = run(field, cameras, (9, 13), "triton", background)
+    truth = run(truth_field, truth_cameras, (9, 13), "reference", truth_background)
+    assert_matches(mine, truth)
+
+
+@pytest.mark.parametrize("kind", ["empty", "opaque"])
+def test_extreme_scenes_against_float64(kind):
+    field, cameras = make_field(kind, box=UNEVEN).to(DEVICE), make_cameras("outside")[:1].to(DEVICE)
+    truth_field, truth_cameras, _ = doubled(field, cameras)
+    assert_matches(run(field, cameras, 12, "triton"), run(truth_field, truth_cameras, 12, "reference"))
+
+
+@pytest.mark.parametrize("camera", ["edge-on", "away"])
+def test_rays_along_faces_and_rays_that_miss(camera):
+    """In a plane of the box a ray's entry is 0/0: it counts as a miss, as in the reference in the same precision."""
+    field, cameras = make_field("random").to(DEVICE), make_cameras(camera).to(DEVICE)
+    mine, theirs = run(field, cameras, 7, "triton"), run(field, cameras, 7, "reference")
+    assert_matches(mine, theirs)
+    if camera == "away":
+        assert bool((mine.outputs[1] == 10).all())
+        assert bool((mine.outputs[2] == 0).all())
+    else:
+        assert bool((mine.outputs[2][0, 3] == 0).all())
+        assert bool((mine.outputs[2][0, 5] > 0).any())
+
+
+@pytest.mark.parametrize("plan", [(1, 1), (16, 4)], ids=str)
+def test_lanes_and_segments_change_nothing_but_rounding(monkeypatch, plan):
+    field, cameras = make_field("random").to(DEVICE), make_cameras("outside")[:1].to(DEVICE)
+    usual = run(field, cameras, (8, 11), "triton")
+    monkeypatch.setattr(module, "split", lambda _rays: plan)
+    other = run(field, cameras, (8, 11), "triton")
+    assert_matches(other, usual, value=5e-6, gradient=5e-6)
+
+
+def test_split_fills_the_device(monkeypatch):
+    monkeypatch.setattr(module, "INTERPRETING", False)
+    assert split(64 * 64) == (16, 16)
+    assert split(8 * 64 * 64) == (2, 2)
+    assert split(512 * 512) == (1, 1)
+    assert split(1) == (16, 16)
+
+
+def test_a_batch_is_its_views():
+    field, cameras = make_field("random").to(DEVICE), make_cameras("outside").to(DEVICE)
+    with torch.no_grad():
+        together = render(field, cameras, (9, 13), backend="triton")
+        for v in range(3):
+            alone = render(field, cameras[v : v + 1], (9, 13), backend="triton")
+            for a, b in zip(together, alone, strict=True):
+                torch.testing.assert_close(a[v], b[0], rtol=1e-5, atol=2e-6)
+
+
+def test_slots_that_are_given_scale_emptiness():
+    field, cameras = make_field("random").to(DEVICE), make_cameras("outside").to(DEVICE)
+    with torch.no_grad():
+        own = render(field, cameras, 8, backend="triton").emptiness
+        fewer = render(field, cameras, 8, backend="triton", slots=torch.tensor([5, 10, 20], device=DEVICE)).emptiness
+        reference = render(
+            field, cameras, 8, slots=torch.tensor([5, 10, 20], device=DEVICE), backend="reference"
+        ).emptiness
+    torch.testing.assert_close(fewer, reference)
+    assert not torch.equal(own, fewer)
+
+
+def wall():
+    """An opaque slab in front of a second one, seen along +x: the second is hidden."""
+    field = VoxelField(16, 3, generator=torch.Generator().manual_seed(0))
+    field.density.data.fill_(-3.6)
+    field.density.data[:, :, 4:7] = 55.0  # thick enough to hide, thin enough for float32 to see a little through
+    return field.to(DEVICE), orbit(torch.tensor([0.0]), torch.tensor([0.0]), 6.0, 10.0).to(DEVICE)
+
+
+def test_hidden_voxels_get_exactly_no_gradient_and_do_not_move():
+    field, camera = wall()
+    before = field.density.detach().clone()
+    out = render(field, camera, 8, backend="triton")
+    (out.features.square().sum() + out.depth.sum() + 1e4 * out.emptiness.sum()).backward()
+    assert float(out.opacity.min()) > 1 - 1e-5
+    assert bool((field.density.grad[:, :, 9:] == 0).all())
+    assert bool((field.features.grad[:, :, 9:] == 0).all())
+    assert bool((field.density.grad[:, :, 4:6] != 0).any())
+    torch.optim.Adamax([field.density], lr=0.05).step()
+    assert torch.equal(field.density[:, :, 9:], before[:, :, 9:])
+
+
+def uniform(thickness, step):
+    """Space of one density (raw 0, as outside the grid), in which every sample is equally thick."""
+    shift = thickness / step + math.log(-math.expm1(-thickness / step))
+    return VoxelField(8, 4, density_shift=shift, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_both_sides_of_the_gate(side):
+    """Just above a weight of 1e-4 features show, just below they do not."""
+    camera = Cameras(orbit(torch.tensor([0.0]), torch.tensor([0.0]), 0.5, 10.0).c2w, torch.tensor([10.0])).to(DEVICE)
+    field = uniform(1e-4 * (1 + side * 0.02), 0.125)
+    field.features.data.fill_(1e3)
+    plain = torch.zeros(1, 4, device=DEVICE)
+    with torch.no_grad():
+        mine = render(field, camera, 5, backend="triton", background=plain).features
+        truth = render(field, camera, 5, backend="reference", background=plain).features
+    torch.testing.assert_close(mine, truth, rtol=1e-4, atol=1e-4)
+    assert bool((mine > 0.5).all()) == (side > 0)
+    assert bool((mine == 0).all()) == (side < 0)
+
+
+def test_both_sides_of_the_early_stop():
+    """T falls just below 1e-6 after 4 samples, or stays just above: gradients end where the reference's end."""
+    camera = Cameras(orbit(torch.tensor([0.0]), torch.tensor([0.0]), 0.87, 1.0).c2w, torch.tensor([1.0])).to(DEVICE)
+    ends = []
+    for side in (-1, 1):
+        field = uniform(13.815511 / 4 * (1 + side * 1e-4), 0.125)
+        reached = []
+        for backend in ("triton", "reference"):
+            field.zero_grad(set_to_none=True)
+            render(field, camera, 3, backend=backend).opacity.sum().backward()
+            reached.append((field.density.grad != 0).any(dim=0).any(dim=0))
+        assert torch.equal(*reached)
+        ends.append(int(reached[0].sum()))
+    assert ends[0] > ends[1] > 0
+
+
+def scene(field, cameras, background=None):
+    return (
+        field.density,
+        field.features,
+        field.background if background is None else background,
+        field.density_scale,
+        cameras.c2w,
+        cameras.fov,
+        field.box,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "padded", "channels"),
+    [(torch.float16, True, 3), (torch.float16, False, 3), (torch.float16, False, 4), (torch.bfloat16, True, 3)],
+)
+def test_half_precision_copies_are_read_and_masters_get_the_gradient(kind, padded, channels):
+    field, cameras = make_field("solid", channels=channels).to(DEVICE), make_cameras("inside").to(DEVICE)
+    options = {"height": 8, "width": 8, "step": field.step_size()}
+    wide = torch.full((*field.density.shape, 4 if padded else channels), float("nan"), dtype=kind, device=DEVICE)
+    wide[..., :channels] = field.features.detach()
+    copies = (field.density.detach().to(kind), wide)
+    twin = make_field("solid", channels=channels).to(DEVICE)
+    twin.density.data, twin.features.data = copies[0].float(), wide[..., :channels].float().contiguous()
+    results = []
+    for f, c in ((field, copies), (twin, None)):
+        out = march(*scene(f, cameras), **options, copies=c)
+        sum(x.square().sum() for x in out).backward()
+        results.append([*out, f.density.grad, f.features.grad])
+        assert f.density.grad.dtype == f.features.grad.dtype == torch.float32
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_deterministic_gradients_do_not_depend_on_the_order_of_summation():
+    field, cameras = make_field("random").to(DEVICE), make_cameras("outside")[:2].to(DEVICE)
+    order = [1, 0]
+    shuffled = Cameras(cameras.c2w[order], cameras.fov[order])
+    generator = torch.Generator().manual_seed(3)
+    up = torch.randn(2, 4, 9, 9, generator=generator).to(DEVICE)
+    leaves = (field.density, field.features, field.background, field.density_scale)
+
+    def gradients(cameras, up, deterministic):
+        options = {"height": 9, "width": 9, "step": field.step_size(), "deterministic": deterministic}
+        out = march(*scene(field, cameras), **options)
+        return torch.autograd.grad((out.features * up).sum() + out.depth.sum() + 50 * out.emptiness.sum(), leaves)
+
+    fixed, again = gradients(cameras, up, True), gradients(shuffled, up[order], True)
+    for a, b in zip(fixed, again, strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(fixed, gradients(cameras, up, False), strict=True):
+        assert relative_rmse(a, b) < 1e-5
+
+
+def test_render_is_deterministic_where_torch_is_told_to_be(monkeypatch):
+    field, cameras = make_field("random").to(DEVICE), make_cameras("inside").to(DEVICE)
+    asked = []
+    monkeypatch.setattr(module, "_march", lambda *a: asked.append(a[-1]) or [torch.zeros(1)] * 4)
+    render(field, cameras, 4, backend="triton")
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    render(field, cameras, 4, backend="triton")
+    assert asked == [False, True]
+
+
+def test_a_brick_bounds_every_value_in_it():
+    grid = torch.randn(17, 8, 23, generator=torch.Generator().manual_seed(0)).to(DEVICE) - 2  # so padding counts
+    bricks = brick_maximum(grid)
+    assert bricks.shape == (3, 2, 3)
+    points = torch.rand(20000, 3, generator=torch.Generator().manual_seed(1)).to(DEVICE) * 2 - 1
+    value = sample_grid(grid[None], points)[0]
+    sides = torch.tensor([23, 8, 17], device=DEVICE)
+    cell = (((points + 1) * sides - 1) / 2).floor().long()
+    x, y, z = ((cell + 1) // 8).unbind(1)
+    slack = bricks[z, y, x] - value
+    assert float(slack.min()) > -1e-5
+    for b in torch.cartesian_prod(*[torch.arange(n) for n in bricks.shape]).tolist():
+        parts = [slice(max(0, 8 * i - 1), 8 * i + 8) for i in b]
+        edge = any(i == 0 or 8 * i + 8 > n for i, n in zip(b, grid.shape, strict=True))
+        most = float(grid[tuple(parts)].max()) if grid[tuple(parts)].numel() else 0.0
+        assert float(bricks[tuple(b)]) == (max(most, 0.0) if edge else most)
+
+
+@pytest.mark.parametrize("camera", ["outside", "inside"])
+def test_skipping_changes_less_than_it_says(camera):
+    field, cameras = make_field("solid", (20, 17, 23), box=UNEVEN).to(DEVICE), make_cameras(camera)[:1].to(DEVICE)
+    with torch.no_grad():
+        usual = render(field, cameras, 16, backend="triton")
+        skipped = render(field, cameras, 16, backend="triton", skip_empty=True)
+        options = {"height": 16, "width": 16, "step": field.step_size()}
+        unskipped = march_skip(*scene(field, cameras), brick_maximum(field.density), **options, skip_below=0.0)
+    samples = 2 * (20 + 17 + 23)
+    assert float((usual.opacity - skipped.opacity).abs().max()) < 1e-5 * samples
+    assert float((usual.features - skipped.features).abs().max()) < 1e-3
+    for a, b in zip(usual, unskipped, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_skipping_does_skip():
+    """Bricks that claim to be empty are believed: nothing in them is read."""
+    field, cameras = make_field("solid", (20, 17, 23)).to(DEVICE), make_cameras("outside")[:1].to(DEVICE)
+    bricks = torch.full_like(brick_maximum(field.density.detach()), -100.0)
+    options = {"height": 8, "width": 8, "step": field.step_size()}
+    out = march_skip(*scene(field, cameras), bricks, **options, skip_below=1e-5)
+    assert float(out.opacity.abs().max()) == 0
+    assert not out.features.requires_grad
+
+
+def test_accumulating_gradients_over_two_steps():
+    """Buffers that live on, as a training step holds them, get what autograd gives, once more each time."""
+    field, cameras = make_field("solid", channels=3).to(DEVICE), make_cameras("inside").to(DEVICE)
+    tensors, options = scene(field, cameras), {"step": field.step_size(), "sigmoid": True}
+    out = march(*tensors, height=6, width=5, **options)
+    up = torch.randn(out.features.shape, generator=torch.Generator().manual_seed(2)).to(DEVICE)
+    leaves = (field.density, field.features, field.background, field.density_scale)
+    expected = torch.autograd.grad((out.features * up).sum() + 30 * out.emptiness.sum(), leaves)
+    grads = [torch.zeros(s, device=DEVICE) for s in ((5, 6, 7), (5, 6, 7, 4), (4, 4, 4), ())]
+    for times in (1, 2):
+        saved = march_forward(tensors, height=6, width=5, **options)
+        march_accumulate(grads, tensors, saved, up, torch.full((1,), 30.0, device=DEVICE), **options)
+        mine = (grads[0], grads[1][..., :3], grads[2].permute(2, 0, 1)[:3], grads[3])
+        for a, b in zip(mine, expected, strict=True):
+            torch.testing.assert_close(a, times * b, rtol=1e-4, atol=1e-6)
+    assert not saved.features.requires_grad
+    with pytest.raises(ValueError, match="buffers must be"):
+        march_accumulate([grads[0]] * 4, tensors, saved, up, **options)
+    shifted = torch.zeros(5 * 6 * 7 + 1, device=DEVICE)[1:].reshape(5, 6, 7)
+    with pytest.raises(ValueError, match="16-byte aligned"):
+        march_accumulate([shifted, *grads[1:]], tensors, saved, up, **options)
+
+
+def test_every_op_passes_opcheck():
+    field, cameras = make_field("solid").to(DEVICE), make_cameras("inside").to(DEVICE)
+    sizes = (3, 5, 0.7, -1.0, False, 10.0, 2, 2)
+    arguments = (*scene(field, cameras), None, None, None, *sizes, False)
+    torch.library.opcheck(module._march, arguments)
+    image, depth, opacity, _, slope, stop, slots, state = module._march(*arguments)
+    saved = [x.detach() for x in (*scene(field, cameras), image, depth, opacity, slope, stop, slots, state)]
+    upstream = (torch.ones_like(saved[7]), torch.ones_like(saved[8]), None, torch.ones(1, device=DEVICE))
+    for deterministic in (False, True):
+        torch.library.opcheck(march_gradients, (*saved, *upstream, *sizes[2:], deterministic))
+    grads = [torch.zeros(s, device=DEVICE) for s in ((5, 6, 7), (5, 6, 7, 4), (4, 4, 4), ())]
+    torch.library.opcheck(module._accumulate, (*grads, *saved, *upstream, *sizes[2:]))
+    torch.library.opcheck(brick_maximum, (field.density.detach(),))
+
+
+def test_one_graph_under_torch_compile():
+    field, cameras = make_field("solid").to(DEVICE), make_cameras("inside").to(DEVICE)
+    options = {"height": 5, "width": 4, "step": 0.7}
+
+    def loss(density, features):
+        out = march(density, features, *scene(field, cameras)[2:], **options)
+        return out.features.square().sum() + out.emptiness.sum()
+
+    results = []
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        results.append(torch.autograd.grad(function(field.density, field.features), [field.density, field.features]))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_to_render():
+    field, none = make_field("solid").to(DEVICE), Cameras(torch.zeros(0, 4, 4), torch.zeros(0)).to(DEVICE)
+    out = march(*scene(field, none), height=4, width=4, step=0.1)
+    assert [tuple(x.shape) for x in out] == [(0, 4, 4, 4), (0, 4, 4), (0, 4, 4), (0,)]
+
+
+def test_what_the_kernels_cannot_read_is_refused():
+    field, cameras = make_field("solid").to(DEVICE), ring(2, 0, 2.0, 40.0).to(DEVICE)
+    density, features, background, log_scale, c2w, fov, box = scene(field, cameras)
+    rest, options = (log_scale, c2w, fov, box), {"height": 4, "width": 4, "step": 0.1}
+    with pytest.raises(ValueError, match="not one grid"):
+        march(density[:-1], features, background, *rest, **options)
+    with pytest.raises(ValueError, match="read float32, float16"):
+        march(density.double(), features.double(), background, *rest, **options)
+    with pytest.raises(ValueError, match="background is"):
+        march(density, features, torch.zeros(3, 4, device=DEVICE), *rest, **options)
+    with pytest.raises(ValueError, match="must be contiguous"):
+        march(density, features.permute(1, 0, 2, 3).contiguous().permute(1, 0, 2, 3), background, *rest, **options)
+    with pytest.raises(ValueError, match="cameras must be float32"):
+        march(density, features, background, log_scale, c2w.double(), fov, box, **options)
+
+
+def test_where_the_backend_runs(monkeypatch):
+    assert choose_backend("auto", "cpu") == "reference"
+    assert choose_backend("auto", "cuda") == "triton"
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert choose_backend("triton", "cuda") == "triton"
+    with pytest.raises(UserError, match="it needs a CUDA device; choose auto or reference"):
+        choose_backend("triton", "cpu")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert choose_backend("auto", "cuda") == "reference"
+    with pytest.raises(UserError, match="Triton is not installed"):
+        choose_backend("triton", "cuda")
+
+
+def test_the_checks_can_fail():
+    field, cameras = make_field("random").to(DEVICE), make_cameras("inside").to(DEVICE)
+    mine, truth = run(field, cameras, 5, "triton"), run(field, cameras, 5, "reference")
+    mine.gradients["density"] = mine.gradients["density"] * 1.0001
+    with pytest.raises(AssertionError, match="d density"):
+        checks.assert_matches(mine, truth)
