@@ -42,7 +42,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 benchmark: setup
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/pytest.json
 
 wheel: setup
 	rm -rf build dist

@@ -111,8 +111,8 @@ def march_skip(
 
 def split(rays: int) -> tuple[int, int]:
     """Lanes a ray has forward, and segments backward, so that `FULL` lanes are busy; powers of two up to 16."""
-    if INTERPRETING:
-        return 8, 8
+    if INTERPRETING:  # which pays by the operation, not by the lane
+        return 4, 16
     share = 2 ** max(0, min(4, math.ceil(math.log2(FULL / max(1, rays)))))
     return share, share
 
@@ -372,9 +372,9 @@ def march_gradients(
     segments: int,
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of `march`, new: density [D, H, W], features [D, H, W, 4], texture [4, 4, 4] ([y, x, channel]), log_scale.
+    """New gradients of `march`: density [D, H, W], features [D, H, W, 4], texture [4, 4, 4] ([y, x, channel]), scale.
 
-    A texture is the only background whose gradient is here.
+    Of backgrounds, only a texture has its gradient here.
     """
     forward = (
         density,

@@ -1,0 +1,501 @@
+"""One command that proves and times everything worth a GPU: ``python -m benchmarks.gpu [--output PATH] [--small]``.
+
+Each section writes its part of one JSON as soon as it has it, so that a run cut short still counts; a section that
+fails is recorded and the rest goes on. Without a GPU (or with --small) everything runs at toy sizes, the kernels in
+Triton's interpreter: that proves the script, and times nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
+
+from sjc_fast.kernels import march as module
+from sjc_fast.kernels.adamax import adam_step, adamax_step
+from sjc_fast.kernels.bricks import brick_maximum
+from sjc_fast.kernels.composite import composite
+from sjc_fast.kernels.march import march, march_accumulate, march_forward, march_skip
+from sjc_fast.kernels.trilinear import trilinear_sample
+
+from sjc_fast.cameras import ring
+from sjc_fast.rendering import render
+
+from .checks import doubled, errors, make_cameras, make_field, run
+from .device import Clock, capture, measure_rates
+from .report import RESULTS, environment
+from .work import count_work, floors
+
+SECONDS = 500  # sections stop starting new measurements after this
+GRADIENT_LIMIT, VALUE_LIMIT = 1e-4, 5e-5  # against float64; features may flip at the gate: see checks.py
+TARGETS = {
+    "paper_setting_us": 150,
+    "paper_setting_times_faster": 30,
+    "paper_setting_memory_share": 1 / 20,
+    "eight_views_fog_over_floor": 2.0,
+    "optimiser_share_of_copy": 0.70,
+}
+
+
+class Session:
+    """What every section needs: device, sizes, clock, results so far, and the time that is left."""
+
+    def __init__(self, small: bool, output: Path) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.small = small or self.device.type == "cpu"
+        self.output, self.start = output, time.monotonic()
+        self.clock = Clock(self.device)
+        self.result: dict[str, Any] = {"environment": environment(), "small": self.small, "targets": TARGETS}
+        if self.device.type == "cuda":
+            p = torch.cuda.get_device_properties(0)
+            self.result["properties"] = {
+                "sms": p.multi_processor_count,
+                "memory": p.total_memory,
+                "sm": [p.major, p.minor],
+            }
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Early training, and late."""
+        return ("solid",) if self.small else ("fog", "solid")
+
+    @property
+    def late(self) -> bool:
+        return time.monotonic() - self.start > SECONDS
+
+    def save(self) -> None:
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        self.output.write_text(json.dumps(self.result, indent=1) + "\n")
+
+    def field(self, kind: str, resolution: int, channels: int = 4):
+        return make_field(kind, (resolution,) * 3, channels).to(self.device)
+
+    def cameras(self, views: int):
+        return ring(views, 20.0, 1.5, 55.0).to(self.device)
+
+
+def scene_of(field, cameras) -> tuple:
+    tensors = (
+        field.density,
+        field.features,
+        field.background,
+        field.density_scale,
+        cameras.c2w,
+        cameras.fov,
+        field.box,
+    )
+    return tuple(t.detach() for t in tensors)
+
+
+def numerics(s: Session) -> list[dict[str, Any]]:
+    """The march, values and gradients, against the reference in float64 at production size."""
+    size, resolution = (4, 4) if s.small else (64, 100)
+    scenes = [("fog", 4, "ring"), ("solid", 4, "ring"), ("solid", 3, "ring"), ("random", 4, "inside")]
+    found = []
+    for kind, channels, where in scenes[1:3] if s.small else scenes:
+        field = s.field(kind, resolution, channels)
+        cameras = s.cameras(1 if s.small else 3) if where == "ring" else make_cameras("inside").to(s.device)
+        twin, twin_cameras, _ = doubled(field, cameras)
+        error = errors(run(field, cameras, size, "triton"), run(twin, twin_cameras, size, "reference"))
+        limits = {n: GRADIENT_LIMIT if n.startswith("d ") else 3e-4 if n == "features" else VALUE_LIMIT for n in error}
+        found.append({"scene": f"{kind}, C={channels}, {where}", "errors": error,
+                      "passes": all(error[n] < limits[n] for n in error)})  # fmt: skip
+    return found
+
+
+def operations(s: Session) -> list[dict[str, Any]]:
+    """trilinear_sample, composite and the optimiser steps against PyTorch, and how long they take."""
+    points_count, resolution, rays, samples = (200, 6, 20, 9) if s.small else (1 << 20, 100, 4096, 256)
+    device, generator = s.device, torch.Generator().manual_seed(0)
+    grid = torch.randn(resolution, resolution, resolution, 4, generator=generator).to(device)
+    points = (torch.rand(points_count, 3, generator=generator) * 2 - 1).to(device)
+    exact = torch.nn.functional.grid_sample(
+        grid.double().permute(3, 0, 1, 2)[None], points.double()[None, None, None], align_corners=False
+    )[0, :, 0, 0].T
+    mine = trilinear_sample(grid, points)
+    # fmt: off
+    found = [{"op": "trilinear_sample", "error": float((mine - exact).abs().max()), "limit": 2e-4,
+              "seconds": s.clock.samples(lambda: trilinear_sample(grid, points))}]
+
+    density = (torch.rand(rays, samples, generator=generator) * 3).to(device)
+    features = torch.randn(rays, samples, 4, generator=generator).to(device)
+    behind, entry = torch.zeros(rays, 4, device=device), torch.ones(rays, device=device)
+    opacity = 1 - torch.exp(-(density.double() * 0.01).sum(1))
+    out = composite(density, features, behind, entry, step=0.01)
+    found.append({"op": "composite", "error": float((out.opacity - opacity).abs().max()), "limit": 1e-5,
+                  "seconds": s.clock.samples(lambda: composite(density, features, behind, entry, step=0.01))})
+    # fmt: on
+
+    for name, step, kind in (("adamax", adamax_step, torch.optim.Adamax), ("adam", adam_step, torch.optim.Adam)):
+        param = torch.randn(resolution**3, 4, generator=generator).to(device)
+        twin = param.clone().requires_grad_()
+        theirs, moments = kind([twin], lr=0.05), [torch.zeros_like(param) for _ in range(2)]
+        rate = torch.tensor(0.05, device=device)
+        for k in range(1, 4):
+            gradient = torch.randn(param.shape, generator=generator).to(device)
+            twin.grad = gradient.clone()
+            theirs.step()
+            step(param, gradient, *moments, rate, torch.tensor(k, device=device))
+        error = float((param - twin.detach()).abs().max())
+        found.append({"op": name, "error": error, "limit": 1e-5, **time_update(s, step, resolution)})
+    for entry_ in found:
+        entry_["passes"] = entry_["error"] < entry_["limit"]
+    return found
+
+
+def time_update(s: Session, step, resolution: int) -> dict[str, Any]:
+    """One optimiser step over density-sized rows of 4, with the half-precision copy; its bytes, and the plain one."""
+    param, gradient, first, second = (torch.ones(resolution**3, 4, device=s.device) for _ in range(4))
+    copy, rate = torch.empty_like(param, dtype=torch.float16), torch.tensor(0.05, device=s.device)
+    count = torch.ones((), dtype=torch.int64, device=s.device)
+    taken = s.clock.samples(lambda: step(param, gradient, first, second, rate, count, copy=copy), cold=True)
+    plain = torch.optim.Adamax([param.clone().requires_grad_()], lr=0.05, foreach=True)
+    plain.param_groups[0]["params"][0].grad = gradient.clone()
+    return {"bytes": param.numel() * (32 + 2), "seconds": taken, "torch_adamax_seconds": s.clock.eager(plain.step)}
+
+
+def determinism(s: Session) -> dict[str, Any]:
+    """Fixed-point gradients: the same bits twice, and how much slower than float32 reductions."""
+    size, resolution = (4, 4) if s.small else (64, 100)
+    field, cameras = s.field("random", resolution), s.cameras(1 if s.small else 2)
+    leaves = (field.density, field.features, field.background, field.density_scale)
+
+    def gradients(deterministic: bool):
+        out = march(*tensors, height=size, width=size, step=field.step_size(),
+                    deterministic=deterministic)  # fmt: skip
+        return torch.autograd.grad(out.features.square().sum() + out.emptiness.sum(), leaves)
+
+    tensors = (
+        field.density,
+        field.features,
+        field.background,
+        field.density_scale,
+        cameras.c2w,
+        cameras.fov,
+        field.box,
+    )
+    twice = [gradients(True) for _ in range(2)]
+    same = all(torch.equal(a, b) for a, b in zip(*twice, strict=True))
+    return {
+        "passes": same,
+        "deterministic_seconds": s.clock.eager(lambda: gradients(True)),
+        "float_seconds": s.clock.eager(lambda: gradients(False)),
+    }
+
+
+def rates(s: Session) -> dict[str, Any]:
+    """What the device can do: the figures that floors are made of."""
+    return {
+        str(r): measure_rates(s.clock, r, 1 << 12 if s.small else 1 << 22)
+        for r in ((4,) if s.small else (100, 160, 256))
+    }
+
+
+def training_step(field, cameras, size: int, half: bool):
+    """Forward, backward and optimiser of one training step as closures over persistent buffers; no autograd."""
+    scene = scene_of(field, cameras)
+    masters = [t.clone() for t in scene[:4]]
+    reads = [t.half() for t in scene[:2]] if half else [t.clone() for t in scene[:2]]
+    tensors = (*reads, *masters[2:], *scene[4:])
+    device = field.box.device
+    shapes = (masters[0].shape, (*masters[0].shape, 4), (4, 4, 4), ())
+    grads = [torch.zeros(x, device=device) for x in shapes]
+    moments = [[torch.zeros_like(m) for _ in range(2)] for m in masters]
+    rate, count = torch.full((), 1e-9, device=device), torch.ones((), dtype=torch.int64, device=device)
+    up = torch.randn(len(cameras), 4, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    v_emptiness = torch.full((len(cameras),), 1e4, device=device)
+    options = {"step": field.step_size(), "density_shift": field.density_shift}
+    saved = march_forward(tensors, height=size, width=size, **options)
+
+    def forward():
+        return march_forward(tensors, height=size, width=size, **options)
+
+    def backward():
+        march_accumulate(grads, tensors, saved, up, v_emptiness, **options)
+
+    def update():
+        texture = grads[2].permute(2, 0, 1).contiguous()
+        for i, grad in enumerate((grads[0], grads[1], texture, grads[3])):
+            copy = reads[i] if half and i < 2 else None
+            adamax_step(masters[i], grad, *moments[i], rate, count, copy=copy)
+        grads[2].zero_()
+
+    def step():
+        out = forward()
+        march_accumulate(grads, tensors, out, up, v_emptiness, **options)
+        update()
+
+    return {"forward": forward, "backward": backward, "update": update, "step": step}
+
+
+def march_times(s: Session) -> list[dict[str, Any]]:
+    """Forward, backward and step over sizes, grids and scenes, beside their floors."""
+    cases = [(64, 1), (64, 4), (64, 8), (256, 1)]
+    resolutions, cases = ((4,), [(4, 1)]) if s.small else ((100, 160, 256), cases)
+    found = []
+    for resolution in resolutions:
+        for size, views in cases:
+            for kind in s.kinds:
+                if s.late:
+                    return [*found, {"note": "out of time: the rest was not measured"}]
+                found += [time_case(s, size, views, resolution, kind, half) for half in (False, True)]
+    return found
+
+
+def time_case(s: Session, size: int, views: int, resolution: int, kind: str, half: bool) -> dict[str, Any]:
+    """One row: medians in microseconds, cold and warm, floor and share, peak memory of a step beyond what it holds."""
+    field, cameras = s.field(kind, resolution), s.cameras(views)
+    work = count_work(field, cameras, size)
+    rates_here = s.result.get("rates", {}).get(str(resolution))
+    least = floors(work, field, rates_here, half) if rates_here else {}
+    parts = training_step(field, cameras, size, half)
+    row: dict[str, Any] = {"size": size, "views": views, "grid": resolution, "scene": kind,
+                           "precision": "fp16" if half else "fp32", "work": work}  # fmt: skip
+    if s.device.type == "cuda":
+        parts["step"]()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        parts["step"]()
+        row["peak_bytes"] = torch.cuda.max_memory_allocated() - held
+    for name in ("forward", "backward", "update", "step"):
+        for cold in (False,) if s.small else (False, True):
+            taken = s.clock.samples(parts[name], cold=cold)
+            row[f"{name}_{'cold' if cold else 'warm'}_us"] = 1e6 * median(taken)
+            row.setdefault("samples_us", {})[f"{name}_{'cold' if cold else 'warm'}"] = [1e6 * t for t in taken]
+        if name in least:
+            row[f"{name}_floor_us"] = 1e6 * least[name]
+            row[f"{name}_share_of_floor"] = 1e6 * least[name] / row[f"{name}_warm_us"]
+    return row
+
+
+def reference_times(s: Session) -> list[dict[str, Any]]:
+    """The reference autograd renderer and the fused one, forward and backward, through the same public call."""
+    cases = [(4, 1, 4)] if s.small else [(64, 1, 100), (64, 8, 100)]
+    found = []
+    for size, views, resolution in cases:
+        for kind in s.kinds:
+            row = {"size": size, "views": views, "grid": resolution, "scene": kind}
+            for backend in ("reference", "triton"):
+                field, cameras = s.field(kind, resolution), s.cameras(views)
+                up = torch.ones(views, 4, size, size, device=s.device)
+
+                def both(field=field, cameras=cameras, up=up, backend=backend, size=size):
+                    field.zero_grad(set_to_none=True)
+                    out = render(field, cameras, size, backend=backend)
+                    torch.autograd.backward([out.features, out.emptiness.sum()], [up, None])
+
+                row[f"{backend}_seconds"] = s.clock.eager(both, 2 if s.small else 10)
+                if s.device.type == "cuda":
+                    field.zero_grad(set_to_none=True)
+                    torch.cuda.synchronize()
+                    torch.cuda.reset_peak_memory_stats()
+                    held = torch.cuda.memory_allocated()
+                    both()
+                    row[f"{backend}_peak_bytes"] = torch.cuda.max_memory_allocated() - held
+            found.append(row)
+    return found
+
+
+def plans(s: Session) -> list[dict[str, Any]]:
+    """Lanes and segments: which split of the rays is fastest, for the table in `march.split`."""
+    sizes = [(4, 1, 4)] if s.small else [(64, 1, 100), (64, 8, 100), (256, 1, 100)]
+    choices = (2,) if s.small else (1, 2, 4, 8, 16)
+    found, usual = [], module.split
+    try:
+        for size, views, resolution in sizes:
+            for kind in s.kinds:
+                for share in choices:
+                    if s.late:
+                        return [*found, {"note": "out of time: the rest was not measured"}]
+                    module.split = lambda _rays, share=share: (share, share)
+                    parts = training_step(s.field(kind, resolution), s.cameras(views), size, half=True)
+                    row = {
+                        "size": size,
+                        "views": views,
+                        "grid": resolution,
+                        "scene": kind,
+                        "lanes": share,
+                        "segments": share,
+                    }
+                    row |= {f"{n}_us": 1e6 * median(s.clock.samples(parts[n])) for n in ("forward", "backward")}
+                    found.append(row)
+    finally:
+        module.split = usual
+    return found
+
+
+def skipping(s: Session) -> list[dict[str, Any]]:
+    """Pictures with and without empty-space skipping: time, and the largest difference in opacity."""
+    size, resolution = (4, 9) if s.small else (512, 100)
+    found = []
+    for kind in s.kinds:
+        field, cameras = s.field(kind, resolution), s.cameras(1)
+        scene, options = scene_of(field, cameras), {"height": size, "width": size, "step": field.step_size()}
+        bricks = brick_maximum(scene[0])
+        with torch.no_grad():
+            difference = (march(*scene, **options).opacity - march_skip(*scene, bricks, **options).opacity).abs().max()
+            found.append({
+                "scene": kind, "size": size, "grid": resolution, "opacity_difference": float(difference),
+                "passes": float(difference) < 1e-5 * 3.5 * resolution,
+                "plain_seconds": s.clock.samples(lambda t=scene, o=options: march(*t, **o)),
+                "skipping_seconds": s.clock.samples(lambda t=scene, b=bricks, o=options: march_skip(*t, b, **o)),
+                "bricks_seconds": s.clock.samples(lambda t=scene: brick_maximum(t[0])),
+            })  # fmt: skip
+    return found
+
+
+def graphs(s: Session) -> dict[str, Any]:
+    """A captured step does what the eager one does, and no part of it waits for the device."""
+    if s.device.type != "cuda":
+        return {"note": "needs a GPU"}
+    field, cameras = s.field("solid", 100), s.cameras(2)
+    parts = training_step(field, cameras, 64, half=True)
+    parts["step"]()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        parts["step"]()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    held = []
+    replay = capture(lambda: held.append(parts["forward"]()))
+    replay()
+    torch.cuda.synchronize()
+    eager = parts["forward"]()
+    same = all(torch.equal(a, b) for a, b in zip(held[-1][:4], eager[:4], strict=True))
+    return {"passes": same, "no_sync": True}
+
+
+def sanitizer(s: Session) -> dict[str, Any]:
+    """compute-sanitizer's memcheck and racecheck over small launches of every kernel."""
+    tool = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+    if s.device.type != "cuda" or tool is None:
+        return {"note": "compute-sanitizer is not installed" if s.device.type == "cuda" else "needs a GPU"}
+    found = {}
+    for check in ("memcheck", "racecheck"):
+        command = [tool, "--tool", check, "--error-exitcode", "9", sys.executable, "-m", "benchmarks.gpu", "--touch"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
+            found[check] = {"returncode": done.returncode, "tail": done.stdout[-600:] + done.stderr[-300:]}
+        except subprocess.TimeoutExpired:
+            found[check] = {"returncode": None, "tail": "still running after 90 s"}
+    return found | {"passes": all(f["returncode"] in (0, None) for f in found.values())}
+
+
+def touch() -> None:
+    """Launch every kernel once at a small size."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for kind, channels in (("solid", 4), ("random", 3)):
+        run(make_field(kind, (9, 10, 11), channels).to(device), make_cameras("outside").to(device), 9, "triton")
+    field, cameras = make_field("solid", (17, 18, 19)).to(device), make_cameras("inside").to(device)
+    render(field, cameras, 9, backend="triton", skip_empty=True)
+    training_step(field, cameras, 8, half=True)["step"]()
+    points = torch.rand(70, 3, device=device).requires_grad_()
+    trilinear_sample(field.features, points).sum().backward()
+    density = torch.rand(5, 33, device=device).requires_grad_()
+    features, behind, entry = (torch.rand(x, device=device) for x in ((5, 33, 4), (5, 4), (5,)))
+    composite(density, features, behind, entry, step=0.1).features.sum().backward()
+
+
+def verdict(result: dict[str, Any]) -> dict[str, Any]:
+    """The targets beside what was reached; only what was measured on a GPU is judged."""
+    if result["small"]:
+        return {"note": "toy sizes: nothing to judge"}
+    rows = [r for r in result.get("march", []) if "scene" in r]
+    one = [r for r in rows if (r["size"], r["views"], r["grid"], r["precision"]) == (64, 1, 100, "fp32")]
+    eight = [r for r in rows if (r["size"], r["views"], r["scene"]) == (64, 8, "fog")]
+    judged: dict[str, Any] = {
+        "paper_setting_us": {r["scene"]: r["forward_warm_us"] + r["backward_warm_us"] for r in one},
+        "eight_views_fog_over_floor": {
+            f"{r['grid']} {r['precision']}": (r["forward_warm_us"] + r["backward_warm_us"])
+            / (r["forward_floor_us"] + r["backward_floor_us"])
+            for r in eight
+            if "forward_floor_us" in r
+        },
+    }
+    for r in result.get("reference", []):
+        if r["views"] == 1:
+            key = r["scene"]
+            judged.setdefault("paper_setting_times_faster_eager", {})[key] = median(r["reference_seconds"]) / median(
+                r["triton_seconds"]
+            )
+            fused = judged["paper_setting_us"].get(key)
+            if fused:
+                faster = 1e6 * median(r["reference_seconds"]) / fused
+                judged.setdefault("paper_setting_times_faster", {})[key] = faster
+            share = r["triton_peak_bytes"] / r["reference_peak_bytes"]
+            judged.setdefault("paper_setting_memory_share", {})[key] = share
+    copy = result.get("rates", {}).get("100", {}).get("copy_bytes")
+    for r in result.get("operations", []):
+        if "bytes" in r and copy:
+            judged.setdefault("optimiser_share_of_copy", {})[r["op"]] = r["bytes"] / median(r["seconds"]) / copy
+    return judged
+
+
+SECTIONS = [rates, numerics, determinism, operations, graphs, reference_times, march_times, plans, skipping, sanitizer]
+NAMES = {"march_times": "march", "reference_times": "reference"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the sections; 1 if one failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=RESULTS / "gpu.json")
+    parser.add_argument("--small", action="store_true", help="toy sizes: proves the script, times nothing")
+    parser.add_argument("--touch", action="store_true", help="launch every kernel once, small, and exit")
+    options = parser.parse_args(arguments)
+    if options.touch:
+        touch()
+        return 0
+    s, failed = Session(options.small, options.output), []
+    for section in SECTIONS:
+        name, start = NAMES.get(section.__name__, section.__name__), time.monotonic()
+        try:
+            found = section(s)
+            bad = [r for r in (found if isinstance(found, list) else [found]) if r.get("passes") is False]
+        except Exception:
+            found, bad = {"error": traceback.format_exc()}, ["error"]
+        s.result[name] = found
+        if bad:
+            failed.append(name)
+        print(f"{name}: {'FAILED' if bad else 'done'} in {time.monotonic() - start:.1f} s", flush=True)
+        if bad:
+            print(json.dumps(bad if bad != ["error"] else found, indent=1)[-2000:], flush=True)
+        s.result["verdict"], s.result["failed"] = verdict(s.result), failed
+        s.save()
+    print(table(s.result))
+    print(json.dumps(s.result["verdict"], indent=1))
+    print(options.output)
+    return bool(failed)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The march rows, for people: microseconds warm, and the share of the floor."""
+    lines = [f"{'case':36} {'forward':>16} {'backward':>16} {'update':>9} {'step':>16}"]
+    for r in result.get("march", []):
+        if not isinstance(r, dict) or "scene" not in r:
+            continue
+        case = f"{r['views']} x {r['size']}^2, {r['grid']}^3, {r['scene']}, {r['precision']}"
+        cells = [
+            f"{r[f'{n}_warm_us']:>9.1f} ({100 * r.get(f'{n}_share_of_floor', 0):>3.0f}%)"
+            for n in ("forward", "backward", "step")
+        ]
+        lines.append(f"{case:36} {cells[0]:>16} {cells[1]:>16} {r['update_warm_us']:>9.1f} {cells[2]:>16}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""How much a rendering has to read, add and compute: the floors that kernels are held against."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sjc_fast.cameras import Cameras
+from sjc_fast.field import VoxelField
+from sjc_fast.rendering.rays import intersect_box
+from sjc_fast.rendering.reference import EARLY_STOP, GATE, normalise, sample_grid
+
+UPDATE_BYTES = 4 * 4 + 4 * 4  # an optimiser step of one float32 number: four read, four written
+
+
+@torch.no_grad()
+def count_work(field: VoxelField, cameras: Cameras, size: int) -> dict[str, int]:
+    """Samples marched before the early stop, those that fetch features, and the runs of either within one cell."""
+    step = field.step_size()
+    origins, directions = cameras.rays(size, size)
+    sides = torch.tensor(field.density.shape[::-1], device=origins.device)
+    totals = torch.zeros(4, dtype=torch.int64, device=origins.device)
+    for v in range(len(cameras)):
+        for rays in directions[v].reshape(-1, 3).split(1 << 14):
+            t_min, t_max = intersect_box(origins[v], rays, field.box)
+            span = torch.where(t_min < t_max, t_max - t_min, 0.0)
+            offset = torch.arange(int(span.max() / step) + 1, device=rays.device) * step
+            inside = offset < span[:, None]
+            t = torch.where(span > 0, t_min, 0.0)[:, None] + offset
+            points = normalise(origins[v] + t[..., None] * rays[:, None], field.box)
+            raw = sample_grid(field.density[None], points.reshape(-1, 3))[0].reshape(t.shape)
+            thickness = torch.where(inside, field.activate_density(raw) * step, 0.0)
+            through = torch.exp(thickness - thickness.cumsum(1))
+            marched = inside & (through >= EARLY_STOP)
+            bright = marched & (through * -torch.expm1(-thickness) > GATE)
+            cell = (((points + 1) * sides - 1) / 2).floor()
+            moved = torch.ones_like(marched)
+            moved[:, 1:] = (cell[:, 1:] != cell[:, :-1]).any(dim=-1)
+            run = moved.cumsum(1)  # the runs of a ray, numbered from 1
+            lit = torch.zeros(len(rays), run.shape[1] + 1, dtype=torch.bool, device=rays.device)
+            lit.scatter_(1, torch.where(bright, run, 0), True)
+            totals += torch.stack([marched.sum(), bright.sum(), (marched & moved).sum(), lit[:, 1:].sum()])
+    return dict(zip(("samples", "bright", "cells", "bright_cells"), totals.tolist(), strict=True))
+
+
+def floors(work: dict[str, int], field: VoxelField, rates: dict[str, Any], half: bool) -> dict[str, float]:
+    """Seconds that the reads, reductions and memory traffic alone take at the rates measured in the same run.
+
+    forward: every corner gathered, or the grids read once from memory, whichever is longer. backward: gathers and
+    reductions (of merged runs) share the path to the L2 cache, so their times add. step: both, and the optimiser's.
+    """
+    suffix = "_half" if half else ""
+    gather = work["samples"] / rates[f"gather_scalar{suffix}_cells"]
+    gather += work["bright"] / rates[f"gather_vector{suffix}_cells"]
+    reduce = work["cells"] / rates["reduce_scalar_cells"] + work["bright_cells"] / rates["reduce_vector_cells"]
+    voxels, numbers = field.density.numel(), field.density.numel() + field.features.numel()
+    once = min(numbers, 40 * work["samples"]) * (2 if half else 4) / rates["copy_bytes"]
+    update = (numbers * UPDATE_BYTES + (2 * numbers if half else 0)) / rates["copy_bytes"]
+    forward, backward = max(gather, once), max(gather + reduce, once)
+    return {"forward": forward, "backward": backward, "step": forward + backward + update, "voxels": float(voxels)}

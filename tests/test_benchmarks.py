@@ -1,0 +1,91 @@
+"""The benchmarks run: nothing here looks at a time."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from sjc_fast.kernels.march import march_forward
+
+from benchmarks import gpu
+from benchmarks.checks import DEVICE, make_cameras, make_field
+from benchmarks.work import count_work, floors
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_gpu_script_at_toy_sizes(tmp_path):
+    output = tmp_path / "gpu.json"
+    assert gpu.main(["--small", "--output", str(output)]) == 0
+    result = json.loads(output.read_text())
+    assert result["small"]
+    assert result["failed"] == []
+    assert all(row["passes"] for row in result["numerics"] + result["operations"])
+    assert result["determinism"]["passes"]
+    assert {"forward_warm_us", "backward_warm_us", "step_warm_us", "step_floor_us"} <= set(result["march"][0])
+    assert result["verdict"] == {"note": "toy sizes: nothing to judge"}
+
+
+def test_a_section_that_fails_is_told_and_the_rest_goes_on(tmp_path, monkeypatch):
+    def broken(_session):
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(gpu, "SECTIONS", [broken, gpu.operations])
+    assert gpu.main(["--small", "--output", str(tmp_path / "gpu.json")]) == 1
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert result["failed"] == ["broken"]
+    assert "no such thing" in result["broken"]["error"]
+    assert len(result["operations"]) == 4
+
+
+def test_the_verdict_reads_what_a_gpu_run_writes():
+    row = {"size": 64, "grid": 100, "scene": "fog", "precision": "fp32", "views": 1}
+    row |= {"forward_warm_us": 40.0, "backward_warm_us": 60.0, "forward_floor_us": 20.0, "backward_floor_us": 30.0}
+    reference = {"views": 1, "scene": "fog", "reference_seconds": [3e-3], "triton_seconds": [1e-3]}
+    reference |= {"triton_peak_bytes": 1, "reference_peak_bytes": 40}
+    result = {"small": False, "march": [row, row | {"views": 8}], "reference": [reference]}
+    result |= {
+        "rates": {"100": {"copy_bytes": 4e12}},
+        "operations": [{"op": "adamax", "bytes": 3e6, "seconds": [1e-6]}],
+    }
+    judged = gpu.verdict(result)
+    assert judged["paper_setting_us"] == {"fog": 100.0}
+    assert judged["eight_views_fog_over_floor"] == {"100 fp32": 2.0}
+    assert abs(judged["paper_setting_times_faster"]["fog"] - 30) < 1e-9
+    assert judged["paper_setting_memory_share"] == {"fog": 1 / 40}
+    assert judged["optimiser_share_of_copy"] == {"adamax": 0.75}
+    assert set(judged) >= set(gpu.TARGETS)
+
+
+def test_the_work_that_is_counted_is_the_work_that_is_done():
+    field, cameras = make_field("solid").to(DEVICE), make_cameras("outside").to(DEVICE)
+    work = count_work(field, cameras, 7)
+    tensors = (
+        field.density,
+        field.features,
+        field.background,
+        field.density_scale,
+        cameras.c2w,
+        cameras.fov,
+        field.box,
+    )
+    stop = march_forward(tensors, height=7, width=7, step=field.step_size()).stop
+    assert work["samples"] == int(stop.sum())
+    assert work["samples"] >= work["cells"] > work["bright_cells"] > 0
+    assert work["samples"] >= work["bright"] >= work["bright_cells"]
+    rates = dict.fromkeys(
+        ("gather_scalar_cells", "gather_vector_cells", "reduce_scalar_cells", "reduce_vector_cells", "copy_bytes"), 1e3
+    )
+    least = floors(work, field, rates, half=False)
+    assert least["step"] > least["forward"] + least["backward"]
+    assert least["backward"] > least["forward"] >= work["samples"] / 1e3
+
+
+def test_every_pytest_benchmark_runs():
+    command = [sys.executable, "-m", "pytest", "benchmarks", "--benchmark-disable", "-p", "no:cacheprovider"]
+    environment = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "SJC_FORBID_SKIPS")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert torch.cuda.is_available() or "needs a CUDA device" in done.stdout
