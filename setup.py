@@ -42,7 +42,15 @@ setup(
     ],
     extras_require={
         "xformers": [f"xformers>=0.0.30; {LINUX}"],
-        "dev": ["pytest>=8", "pytest-benchmark>=4", "ruff>=0.9", "build>=1.2", "av>=12", "plyfile>=1.0"],
+        "dev": [
+            "pytest>=8",
+            "pytest-benchmark>=4",
+            "pytest-xdist>=3",
+            "ruff>=0.9",
+            "build>=1.2",
+            "av>=12",
+            "plyfile>=1.0",
+        ],
     },
     entry_points={"console_scripts": ["sjc-fast=sjc_fast.cli:main"]},
     classifiers=[

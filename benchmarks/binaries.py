@@ -54,6 +54,7 @@ class Row:
     shared: int  # bytes a program
     loop: int  # instructions in the innermost loop that samples the grid; 0 if there is none
     loop_barriers: int
+    loop_shared: int  # reads and writes of shared memory
     loop_loads: int
     loop_vector_loads: int  # of four numbers: 128 bits, or 64 in half precision
     loop_reductions: int
@@ -118,7 +119,10 @@ def compile_variant(variant: Variant, arch: int) -> Row:
         return types.get(name) or ("i32" if name in INTEGERS else "fp32" if name in FLOATS else "*fp32")
 
     signature = {n: kind(n) for n in names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature[n].startswith("*")}
+    # As the launcher marks them: pointers, and sizes that divide by 16 where the kernel is specialised on sizes.
+    free = {p.name for p in variant.kernel.params if p.do_not_specialize}
+    known = [n for n in names if signature[n].startswith("*") or (signature[n] == "i32" and n not in free)]
+    aligned = {(names.index(n),): [["tt.divisibility", 16]] for n in known}
     options = OPTIONS | {"num_warps": variant.warps} | ({"maxnreg": variant.registers} if variant.registers else {})
     source = ASTSource(variant.kernel, signature, variant.constants, aligned)
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
@@ -148,6 +152,7 @@ def read_binary(name: str, arch: int, binary: bytes) -> Row:
         shared,
         len(loop),
         _count(r"\bBAR\.", loop),
+        _count(r"\b(LDS|STS)\b", loop),
         _count(r"\bLDG\b", loop),
         _count(four, loop),
         _count(r"\bREDG?\.E\.ADD", loop),

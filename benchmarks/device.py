@@ -13,7 +13,8 @@ import triton.language as tl
 from sjc_fast.kernels.launch import OPTIONS
 from torch import Tensor
 
-FLUSH = 256 << 20  # bytes written between two cold timings: more than any L2 cache
+FLUSH = 256 << 20  # bytes written before a cold timing: more than any L2 cache
+_INNER = 5  # replays between two events
 
 
 class Clock:
@@ -23,22 +24,32 @@ class Clock:
         self.device = device
         self.flush = torch.empty(FLUSH // 4 if device.type == "cuda" else 1, device=device)
 
-    def samples(self, function: Callable[[], Any], repeats: int = 20, cold: bool = False) -> list[float]:
-        """Seconds of each of `repeats` calls; `cold` empties the L2 cache before each."""
+    def samples(self, function: Callable[[], Any], repeats: int = 20) -> list[float]:
+        """Seconds of a call with a warm L2 cache, `repeats` times."""
+        return self.both(function, repeats, cold=False)["warm"]
+
+    def both(self, function: Callable[[], Any], repeats: int = 20, cold: bool = True) -> dict[str, list[float]]:
+        """Seconds of a call with a warm L2 cache and, if wanted, with an empty one.
+
+        Warm, a few replays lie between two events, and one before them keeps the device busy while the host launches.
+        """
         if self.device.type != "cuda":
-            return [self._host(function)]
+            return {"warm": [self._host(function)]}
         replay = capture(function)
-        found = []
-        for _ in range(repeats):
-            if cold:
-                self.flush.zero_()
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            replay()
-            end.record()
-            end.synchronize()
-            found.append(start.elapsed_time(end) / 1e3)
+        found = {"warm": [self._events(replay, _INNER, replay) for _ in range(repeats)]}
+        if cold:
+            found["cold"] = [self._events(replay, 1, self.flush.zero_) for _ in range(repeats)]
         return found
+
+    def _events(self, replay: Callable[[], Any], times: int, before: Callable[[], Any]) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before()
+        start.record()
+        for _ in range(times):
+            replay()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3 / times
 
     def eager(self, function: Callable[[], Any], repeats: int = 5) -> list[float]:
         """Seconds of each call as a program meets them, host work and all."""
@@ -132,11 +143,11 @@ def measure_rates(clock: Clock, resolution: int, count: int) -> dict[str, Any]:
              for what in ("gather", "reduce")
              for name, wide, kind in (("scalar", 1, torch.float32), ("vector", 4, torch.float32))]  # fmt: skip
     cases += [("gather_scalar_half", False, 1, torch.float16), ("gather_vector_half", False, 4, torch.float16)]
+    walks = [walk(resolution, 64 * 64, max(1, samples // 64), device, along) for along in (True, False)]
     for name, reduce, wide, kind in cases:
         grid = torch.zeros(resolution**3 * wide, device=device, dtype=kind)
         best = 0.0
-        for along in (True, False):
-            cells = walk(resolution, 64 * 64, max(1, samples // 64), device, along)
+        for cells in walks:
             out = torch.empty(len(cells), device=device)
 
             def launch(grid=grid, cells=cells, out=out, wide=wide, reduce=reduce):

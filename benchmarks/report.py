@@ -42,5 +42,10 @@ def _processor() -> str:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
-    return done.stdout.strip()
+    folder = Path(__file__).parent
+    try:
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, cwd=folder, check=False
+        ).stdout.strip()
+    except OSError:
+        return ""  # there is no git here

@@ -60,7 +60,7 @@ def update_kernel(
     tl.store(param + i, value, mask)
     tl.store(first + i, m, mask)
     tl.store(second + i, v, mask)
-    tl.store(grad + where, g * 0, mask)
+    tl.store(grad + where, tl.zeros([BLOCK], tl.float32), mask)
     if COPY:
         there = i if COPY_ROW == ROW else i // ROW * COPY_ROW + i % ROW
         tl.store(copy + there, value.to(copy.dtype.element_ty), mask)
@@ -140,11 +140,12 @@ def _update(
         "GRAD_ROW": grad.shape[-1] if grad.ndim else 1,
         "COPY_ROW": row if copy is None or not copy.ndim else copy.shape[-1],
     }
-    update_kernel[(triton.cdiv(param.numel(), _BLOCK),)](
-        param, grad, first, second, param if copy is None else copy, rate, step,
-        param.numel(), beta1, beta2, -math.log(beta1), -math.log(beta2), epsilon,
-        ADAM=adam, COPY=copy is not None, **rows, BLOCK=_BLOCK, **(OPTIONS | {"num_warps": 4}),
-    )  # fmt: skip
+    with torch.cuda.device_of(param):
+        update_kernel[(triton.cdiv(param.numel(), _BLOCK),)](
+            param, grad, first, second, param if copy is None else copy, rate, step,
+            param.numel(), beta1, beta2, -math.log(beta1), -math.log(beta2), epsilon,
+            ADAM=adam, COPY=copy is not None, **rows, BLOCK=_BLOCK, **(OPTIONS | {"num_warps": 4}),
+        )  # fmt: skip
 
 
 @_update.register_fake

@@ -44,7 +44,8 @@ def brick_maximum(density: Tensor) -> Tensor:
     out = density.new_empty(_shape(density), dtype=torch.float32)
     programs = triton.cdiv(out.numel(), _PROGRAMS)
     options = OPTIONS | {"num_warps": 4}
-    brick_kernel[(programs,)](density.contiguous(), out, *density.shape, out.numel(), COUNT=_PROGRAMS, **options)
+    with torch.cuda.device_of(density):
+        brick_kernel[(programs,)](density.contiguous(), out, *density.shape, out.numel(), COUNT=_PROGRAMS, **options)
     return out
 
 

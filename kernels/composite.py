@@ -190,7 +190,9 @@ def _composite(
     """Features, depth, opacity, emptiness, and the slope that the backward pass needs."""
     rays, samples = density.shape
     out = _empty(density, features, background, entry, step, beta)
-    if rays:
+    if not rays:
+        return out
+    with torch.cuda.device_of(density):
         composite_kernel[(triton.cdiv(rays, _RAYS),)](
             *(x.contiguous() for x in (density, features, background, entry)), *out, rays, samples, step, beta,
             C=background.shape[-1], RAYS=_RAYS, LANES=_LANES, **OPTIONS,
@@ -200,7 +202,7 @@ def _composite(
 
 @_composite.register_fake
 def _empty(density: Tensor, _features: Tensor, background: Tensor, *_rest: Any) -> tuple[Tensor, ...]:
-    return (torch.empty_like(background), *(density.new_empty(density.shape[0]) for _ in range(4)))
+    return (background.new_empty(background.shape), *(density.new_empty(density.shape[0]) for _ in range(4)))
 
 
 @torch.library.custom_op("sjc_fast::composite_gradients", mutates_args=())
@@ -223,7 +225,9 @@ def _gradients(
     rays, samples = density.shape
     grads = torch.empty(density.shape, device=density.device), torch.empty(features.shape, device=density.device)
     tensors = (density, features, background, entry, out_features, out_depth, out_opacity, out_slope)
-    if rays:
+    if not rays:
+        return grads
+    with torch.cuda.device_of(density):
         composite_gradient_kernel[(triton.cdiv(rays, _RAYS),)](
             *(x.contiguous() for x in (*tensors, v_features, v_depth, v_opacity, v_emptiness)), *grads,
             rays, samples, step, beta, C=background.shape[-1], RAYS=_RAYS, LANES=_LANES, **OPTIONS,

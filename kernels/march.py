@@ -68,7 +68,7 @@ def march(
     Raises:
         ValueError: a shape, type or layout that the kernels cannot read.
     """
-    _check(density, features, background, c2w, copies)
+    _check((density, features, background, log_scale, c2w, fov, box), height * width, copies)
     lanes, segments = split(len(c2w) * height * width)
     reads = (None, None) if copies is None else copies
     out = _march(
@@ -102,8 +102,8 @@ def march_skip(
     A ray's opacity falls short by less than `skip_below` times its number of samples: at most 0.0035 (less than one of
     256 grey levels) for 100^3 voxels. For previews and video; not for training, where a tiny gradient is not nothing.
     """
-    _check(density, features, background, c2w, None)
     scene = (density, features, background, log_scale, c2w, fov, box)
+    _check(scene, height * width)
     shape = (height, width, step, density_shift, sigmoid, beta)
     views = _forward(scene, shape, lanes=1, segments=1, bricks=bricks, skip_below=skip_below)
     return March(*views.images[:3], _emptiness(views, None))
@@ -117,7 +117,9 @@ def split(rays: int) -> tuple[int, int]:
     return share, share
 
 
-def _check(density: Tensor, features: Tensor, background: Tensor, c2w: Tensor, copies: Any) -> None:
+def _check(scene: tuple[Tensor, ...], pixels: int, copies: tuple[Tensor, Tensor] | None = None) -> None:
+    density, features, background, *others = scene
+    _log_scale, c2w, _fov, box = others
     kinds = (torch.float32, torch.float16, torch.bfloat16)
     reads = (density, features) if copies is None else copies
     channels = features.shape[-1]
@@ -127,8 +129,10 @@ def _check(density: Tensor, features: Tensor, background: Tensor, c2w: Tensor, c
         )
     if any(x.dtype not in kinds for x in (density, features, *reads)):
         raise ValueError("the kernels read float32, float16 and bfloat16 grids")
-    if any(x.dtype != torch.float32 for x in (background, c2w)):
-        raise ValueError("background and cameras must be float32")
+    if any(x.dtype != torch.float32 for x in (background, *others)):
+        raise ValueError("background, log_scale, cameras and box must be float32")
+    if not box.is_contiguous():
+        raise ValueError("box must be contiguous")
     if tuple(background.shape) not in ((channels, 4, 4), (len(c2w), channels)):
         raise ValueError(f"background is [{channels}, 4, 4] or [{len(c2w)}, {channels}], not {list(background.shape)}")
     deep, high, wide = density.shape
@@ -139,8 +143,8 @@ def _check(density: Tensor, features: Tensor, background: Tensor, c2w: Tensor, c
         or gap not in (3, 4)
     ):
         raise ValueError("density must be contiguous, and features contiguous but for padding to 4 channels")
-    if deep * high * wide * 4 >= 2**31:
-        raise ValueError("the kernels count in 32 bits: at most 2^29 voxels")
+    if deep * high * wide * 4 >= 2**31 or len(c2w) * pixels * 4 >= 2**31:
+        raise ValueError("the kernels count in 32 bits: at most 2^29 voxels, and as many pixels")
 
 
 class Saved(NamedTuple):
@@ -169,7 +173,7 @@ def march_forward(
     slots: Tensor | None = None,
 ) -> Saved:
     """`march` for a step that holds its own gradient buffers; half-precision copies go straight into `scene`."""
-    _check(scene[0], scene[1], scene[2], scene[4], None)
+    _check(scene, height * width)
     plan = split(len(scene[4]) * height * width)
     return Saved(*_march(*scene, slots, None, None, height, width, step, density_shift, sigmoid, beta, *plan, False))
 
@@ -193,14 +197,18 @@ def march_accumulate(
     """The backward pass of `march_forward`, added to buffers that the optimiser step leaves at zero.
 
     Raises:
-        ValueError: buffers of another shape or type, or not 16-byte aligned.
+        ValueError: buffers of another shape or type, or not 16-byte aligned; upstream gradients of another shape.
     """
     if tuple(tuple(g.shape) for g in grads) != _gradient_shapes(scene[0]):
         raise ValueError(f"the gradient buffers must be {_gradient_shapes(scene[0])}")
     if any(g.dtype != torch.float32 or not g.is_contiguous() or g.data_ptr() % 16 for g in grads):
         raise ValueError("the gradient buffers must be float32, contiguous and 16-byte aligned")
-    plan = split(saved.depth.numel())
-    image, depth, opacity, _emptiness, *rest = saved
+    image, depth, opacity, emptiness, *rest = saved
+    expected = (image.shape, emptiness.shape, depth.shape, opacity.shape)
+    upstream = (v_features, v_emptiness, v_depth, v_opacity)
+    if any(v is not None and v.shape != s for v, s in zip(upstream, expected, strict=True)):
+        raise ValueError("upstream gradients must have the shapes of what they belong to")
+    plan = split(depth.numel())  # as march_forward chose
     _accumulate(
         *grads, *scene, image, depth, opacity, *rest, v_features, v_depth, v_opacity, v_emptiness,
         step, density_shift, sigmoid, beta, *plan,
@@ -250,7 +258,9 @@ def _forward(
     state = torch.empty(2, views, segments - 1, 4 * height * width, **new)
     tile = _tile(32 // lanes, width)
     tiles = triton.cdiv(height, tile["TILE_H"]) * triton.cdiv(width, tile["TILE_W"])
-    if views:
+    with torch.cuda.device_of(density):
+        if not views:
+            return _Views((image, depth, opacity), penalty, slope, slots, stop, state)
         kernels.march_forward[(tiles, views)](
             density, features, background.contiguous(), log_scale, c2w.contiguous(), fov.contiguous(), box,
             density if bricks is None else bricks, image, depth, opacity, penalty, slope, slots, stop,
@@ -495,7 +505,9 @@ def _backward(
     tile = _tile(32, width)
     tiles = triton.cdiv(height, tile["TILE_H"]) * triton.cdiv(width, tile["TILE_W"])
     span = segments if INTERPRETING else 1
-    if views:
+    if not views:
+        return
+    with torch.cuda.device_of(density):
         kernels.march_backward[(tiles, segments // span, views)](
             density, features, background.contiguous(), log_scale, c2w.contiguous(), fov.contiguous(), box,
             image, depth, opacity, slope, stop, state[0], state[1], v_features.contiguous(),
@@ -518,17 +530,19 @@ def _fixed_scales(
     of the box, whose distance is under the camera's own plus the box's extent.
     """
     density, features, background, log_scale, c2w, _fov, box, image = forward[:8]
+    slots = forward[12]
     v_features, v_depth, v_opacity, v_emptiness = upstream
     largest = lambda x: torch.zeros((), device=image.device) if x is None else x.abs().max().float()  # noqa: E731
     colour = torch.ones((), device=image.device)
     if not sigmoid:
-        colour = torch.maximum(largest(features), largest(background))
+        colour = torch.maximum(largest(features[..., : image.shape[1]]), largest(background))
     elif background.ndim == 2:
         colour = torch.maximum(colour, largest(background))
     reach = 10 + c2w[:, :3, 3].norm(dim=-1).max() + box.norm()
     gain = 2 * image.shape[1] * largest(v_features) * colour + largest(v_depth) * reach + largest(v_opacity)
-    gain = gain + largest(v_emptiness) * beta
+    if v_emptiness is not None:
+        gain = gain + (v_emptiness / (slots * image[0, 0].numel())).abs().max() * beta
     of_raw = 2 * step * gain * log_scale.exp()
     bounds = torch.stack([of_raw, largest(v_features), largest(v_features), of_raw * largest(density)])
     samples = 12 + math.ceil(math.log2(max(1, image[:, 0].numel())))  # up to 4096 a ray
-    return torch.exp2(62 - samples - bounds.clamp_min(1e-30).log2().ceil())
+    return torch.exp2((62 - samples - bounds.clamp_min(1e-30).log2().ceil()).clamp_max(126))

@@ -17,6 +17,8 @@ GATE: tl.constexpr = tl.constexpr(1e-4)  # features are fetched only where the w
 EARLY_STOP: tl.constexpr = tl.constexpr(1e-6)  # transmittance below which a ray ends
 FAR_DEPTH: tl.constexpr = tl.constexpr(10.0)  # depth of the light that passes through
 BRICK: tl.constexpr = tl.constexpr(8)  # cells a side of a brick of the skipping grid
+#: Not specialised on: each size would be a compilation, and that one divides by 16 puts shared memory into the loop.
+SIZES = ("height", "width", "grid_depth", "grid_height", "grid_width")
 OPAQUE: tl.constexpr = tl.constexpr(20.0)  # the scan sees no more: such a sample ends the ray, and nothing cancels
 
 
@@ -169,7 +171,7 @@ def before(x, RAYS: tl.constexpr, LANES: tl.constexpr):
     return x * 0
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def march_forward(
     density,  # [D, H, W]
     features,  # [D, H, W, STRIDE]
@@ -324,9 +326,15 @@ def leave_slab(brick, start, slope):
 def add(pointer, value, mask, fixed_scale, FIXED: tl.constexpr):
     """Add to a gradient; in fixed point (integers, whose sum has no order) if FIXED."""
     if FIXED:
-        tl.atomic_add(pointer, (value * fixed_scale).to(tl.int64), mask, sem="relaxed")
+        tl.atomic_add(pointer, fixed_point(value, fixed_scale), mask, sem="relaxed")
     else:
         tl.atomic_add(pointer, value, mask, sem="relaxed")
+
+
+@triton.jit
+def fixed_point(value, fixed_scale):
+    """The nearest integer, 64 bits."""
+    return tl.floor(value * fixed_scale + 0.5).to(tl.int64)
 
 
 @triton.jit
@@ -347,7 +355,7 @@ def flush(
             add(where, value, tl.expand_dims(changed & opened, 1), fixed_features, FIXED)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def march_backward(
     density,  # [D, H, W]
     features,  # [D, H, W, STRIDE]
@@ -511,14 +519,23 @@ def march_backward(
     if FIXED:
         fixed_background, fixed_scale = tl.load(fixed + 2), tl.load(fixed + 3)
         # Each ray's share is rounded by itself, so that the sum does not depend on how it is taken.
-        tl.atomic_add(grad_log_scale, tl.sum((grad_scale * fixed_scale).to(tl.int64)), sem="relaxed")
+        tl.atomic_add(grad_log_scale, tl.sum(fixed_point(grad_scale, fixed_scale)), sem="relaxed")
     else:
         tl.atomic_add(grad_log_scale, tl.sum(grad_scale), sem="relaxed")
     if TEXTURE and tl.program_id(1) == 0:
         tx, ty, ux, uy = texture_cell(dx, dy, dz)
         first = valid & (segment == 0)
-        value = tl.expand_dims(1 - opaque, 1) * up * behind_slope
+        value = tl.where(tl.expand_dims(first, 1), tl.expand_dims(1 - opaque, 1) * up * behind_slope, 0.0)
+        one_x = tl.min(tl.where(first, tx, 9)) == tl.max(tl.where(first, tx, -9))
+        one_y = tl.min(tl.where(first, ty, 9)) == tl.max(tl.where(first, ty, -9))
         for c in tl.static_range(4):
             index, tri = corner(c, tx, ty, ty * 0, ux, uy, uy * 0, 4, 4, 1)
-            spot = grad_background + tl.expand_dims(index * 4, 1) + channel
-            add(spot, tl.expand_dims(tri, 1) * value, tl.expand_dims(first, 1), fixed_background, FIXED)
+            part = tl.expand_dims(tri, 1) * value
+            if FIXED:
+                part = fixed_point(part, fixed_background)
+            if one_x & one_y:  # as most warps are: there are few texels, and many rays that add to each
+                here = tl.max(tl.where(first, index, 0))
+                tl.atomic_add(grad_background + here * 4 + channel, tl.sum(part, 0), sem="relaxed")
+            else:
+                spot = grad_background + tl.expand_dims(index * 4, 1) + channel
+                tl.atomic_add(spot, part, tl.expand_dims(first, 1), sem="relaxed")

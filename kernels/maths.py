@@ -1,7 +1,7 @@
 """Device functions that the kernels share: elementary functions to float32 accuracy, and cells of a voxel grid.
 
-The hardware's fast logarithm and exponential are accurate in absolute terms only; a thin fog needs relative accuracy,
-so small arguments take a series. Nothing here calls libdevice: the interpreter runs the same code.
+In a thin fog ``1 - exp(-x)`` and ``log(1 + x)`` cancel: small arguments take a series. Nothing here asks for libdevice
+by name, so that the interpreter runs the same code.
 """
 
 from __future__ import annotations

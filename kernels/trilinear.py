@@ -22,9 +22,9 @@ _BLOCK = 4096 if INTERPRETING else 128
 @triton.jit
 def positions(points, i, mask, depth, height, width):
     """Cells of points, and the positions in them."""
-    x, fx = cell(((tl.load(points + i * 3, mask, other=0.0) + 1) * width - 1) / 2)
-    y, fy = cell(((tl.load(points + i * 3 + 1, mask, other=0.0) + 1) * height - 1) / 2)
-    z, fz = cell(((tl.load(points + i * 3 + 2, mask, other=0.0) + 1) * depth - 1) / 2)
+    x, fx = cell(((tl.load(points + i * 3, mask, other=0.0) + 1) * width - 1) * 0.5)
+    y, fy = cell(((tl.load(points + i * 3 + 1, mask, other=0.0) + 1) * height - 1) * 0.5)
+    z, fz = cell(((tl.load(points + i * 3 + 2, mask, other=0.0) + 1) * depth - 1) * 0.5)
     return x, y, z, fx, fy, fz
 
 
@@ -94,16 +94,18 @@ def gradient_kernel(
             gy += (1 if c // 2 % 2 else -1) * across_y * pull
             gz += (1 if c // 4 else -1) * across_z * pull
     if TO_POINTS:
-        tl.store(grad_points + i * 3, gx * width / 2, mask)
-        tl.store(grad_points + i * 3 + 1, gy * height / 2, mask)
-        tl.store(grad_points + i * 3 + 2, gz * depth / 2, mask)
+        tl.store(grad_points + i * 3, gx * width * 0.5, mask)
+        tl.store(grad_points + i * 3 + 1, gy * height * 0.5, mask)
+        tl.store(grad_points + i * 3 + 2, gz * depth * 0.5, mask)
 
 
 @torch.library.custom_op("sjc_fast::trilinear_sample", mutates_args=())
 def _sample(grid: Tensor, points: Tensor) -> Tensor:
     count, channels = len(points), grid.shape[-1]
     out = torch.empty(count, channels, device=grid.device)
-    if count:
+    if not count:
+        return out
+    with torch.cuda.device_of(grid):
         sample_kernel[(triton.cdiv(count, _BLOCK),)](
             grid, points.contiguous(), out, count, *grid.shape[:3], **_constants(channels)
         )
@@ -122,7 +124,9 @@ def _gradients(
     count, channels = len(points), grid.shape[-1]
     grad_grid, grad_points = _empty_gradients(grid, points, to_grid, to_points)
     grad_grid.zero_()
-    if count:
+    if not count:
+        return grad_grid, grad_points
+    with torch.cuda.device_of(grid):
         gradient_kernel[(triton.cdiv(count, _BLOCK),)](
             grid, points.contiguous(), upstream.contiguous(), grad_grid, grad_points, count, *grid.shape[:3],
             TO_GRID=to_grid, TO_POINTS=to_points, **_constants(channels),

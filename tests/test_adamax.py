@@ -58,6 +58,14 @@ def test_a_gradient_of_nothing_moves_nothing():
     assert torch.equal(param, before)
 
 
+def test_a_gradient_that_is_not_finite_is_cleared_too():
+    param, gradient = randn(4), torch.tensor([1.0, float("inf"), float("nan"), 0.0], device=DEVICE)
+    moments = [torch.zeros_like(param) for _ in range(2)]
+    adamax_step(param, gradient, *moments, torch.tensor(0.1, device=DEVICE), torch.tensor(1, device=DEVICE))
+    assert not bool(gradient.any())
+    assert param.isfinite().tolist() == [True, False, False, True]
+
+
 def test_bad_arguments():
     param, lr, k = randn(4, 3), torch.tensor(0.1), torch.tensor(1)
     like = [torch.zeros_like(param) for _ in range(3)]

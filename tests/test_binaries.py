@@ -46,6 +46,7 @@ def test_the_march_loads_and_reduces_by_vectors_without_barriers(rows, arch):
         assert row["loop_vector_loads"] == 8, row  # the features of a cell's eight corners
         assert row["loop_loads"] in (16, 17), row  # and their densities, and a brick's
         assert row["loop_barriers"] == 0, row
+        assert row["loop_shared"] == 0, row
         if "backward" in row["name"]:
             assert row["loop_vector_reductions"] == 8, row
             assert row["loop_reductions"] == 16, row

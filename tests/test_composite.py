@@ -60,6 +60,13 @@ def test_values_and_gradients(rays, samples, channels, most):
         assert relative_rmse(a, b, small=0.01) < 1e-5
 
 
+def test_inputs_that_are_not_contiguous():
+    tensors = inputs(6, 5, 4, 3.0)
+    twisted = [x.detach().movedim(0, -1).contiguous().movedim(-1, 0) for x in tensors]
+    for a, b in zip(composite(*tensors, step=0.1), composite(*twisted, step=0.1), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_hidden_samples_get_exactly_nothing():
     density, features, background, entry = inputs(6, 40, 4, 1.0)
     density = density.detach()

@@ -214,7 +214,7 @@ def test_half_precision_copies_are_read_and_masters_get_the_gradient(kind, padde
         results.append([*out, f.density.grad, f.features.grad])
         assert f.density.grad.dtype == f.features.grad.dtype == torch.float32
     for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_deterministic_gradients_do_not_depend_on_the_order_of_summation():
@@ -308,6 +308,8 @@ def test_accumulating_gradients_over_two_steps():
     assert not saved.features.requires_grad
     with pytest.raises(ValueError, match="buffers must be"):
         march_accumulate([grads[0]] * 4, tensors, saved, up, **options)
+    with pytest.raises(ValueError, match="shapes of what they belong to"):
+        march_accumulate(grads, tensors, saved, up[:, :2], **options)
     shifted = torch.zeros(5 * 6 * 7 + 1, device=DEVICE)[1:].reshape(5, 6, 7)
     with pytest.raises(ValueError, match="16-byte aligned"):
         march_accumulate([shifted, *grads[1:]], tensors, saved, up, **options)
@@ -361,7 +363,7 @@ def test_what_the_kernels_cannot_read_is_refused():
         march(density, features, torch.zeros(3, 4, device=DEVICE), *rest, **options)
     with pytest.raises(ValueError, match="must be contiguous"):
         march(density, features.permute(1, 0, 2, 3).contiguous().permute(1, 0, 2, 3), background, *rest, **options)
-    with pytest.raises(ValueError, match="cameras must be float32"):
+    with pytest.raises(ValueError, match="cameras and box must be float32"):
         march(density, features, background, log_scale, c2w.double(), fov, box, **options)
 
 
