@@ -23,6 +23,8 @@ from sjc_fast.kernels.launch import INTERPRETING, OPTIONS
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from .report import save
+
 TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 INTEGERS = {
     "height", "width", "depth", "grid_depth", "grid_height", "grid_width", "count", "rays", "samples", "bricks_count",
@@ -195,7 +197,7 @@ def _compile_by_name(job: tuple[str, int]) -> Row:
 
 
 def main(arguments: list[str]) -> None:
-    """`[--json] [arch ...]`: sm_90 in full by default; elsewhere the first two pairs and the optimiser."""
+    """`[--json] [--save] [arch ...]`: sm_90 in full by default; elsewhere the first two pairs and the optimiser."""
     as_json = "--json" in arguments
     names = [v.name for v in variants()]
     jobs = []
@@ -204,6 +206,8 @@ def main(arguments: list[str]) -> None:
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         rows = list(pool.map(_compile_by_name, jobs))
     print(json.dumps([asdict(r) for r in rows]) if as_json else table(rows))
+    if "--save" in arguments:
+        print(save("binaries", {"triton": triton.__version__, "rows": [asdict(r) for r in rows]}))
 
 
 if __name__ == "__main__":

@@ -254,7 +254,7 @@ def march_forward(
                 after = k + LANES
                 if SKIP:
                     empty, leave = brick_ahead(
-                        bricks, x, y, z, ax, bx, ay, by, az, bz, grid_width, grid_height, grid_depth,
+                        bricks, x, y, z, ax, bx, ay, by, az, bz, grid_width, grid_height,
                         scale, density_shift, step, skip_below, inside,
                     )  # fmt: skip
                     ahead = tl.minimum(tl.floor((leave - entry) / step), end.to(tl.float32)).to(tl.int32)
@@ -301,7 +301,7 @@ def march_forward(
 
 @triton.jit
 def brick_ahead(
-    bricks, x, y, z, ax, bx, ay, by, az, bz, width, height, depth,
+    bricks, x, y, z, ax, bx, ay, by, az, bz, width, height,
     scale, density_shift, step, skip_below, inside,
 ):  # fmt: skip
     """Whether samples lie in an empty brick (none in it is as thick as `skip_below`), and where they leave it."""
