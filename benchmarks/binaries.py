@@ -54,6 +54,7 @@ class Row:
     stack: int  # bytes a thread spills, or keeps in local memory
     spills: int  # spilling instructions
     shared: int  # bytes a program
+    vector_moves: int  # loads and stores of 128 bits
     loop: int  # instructions in the innermost loop that samples the grid; 0 if there is none
     loop_barriers: int
     loop_shared: int  # reads and writes of shared memory
@@ -152,6 +153,7 @@ def read_binary(name: str, arch: int, binary: bytes) -> Row:
         stack,
         _count(r"\b(STL|LDL)\b", [i for _, i in lines]),
         shared,
+        _count(r"\b(LDG|STG)\.E(\.\w+)*\.128", [i for _, i in lines]),
         len(loop),
         _count(r"\bBAR\.", loop),
         _count(r"\b(LDS|STS)\b", loop),

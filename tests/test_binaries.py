@@ -63,3 +63,10 @@ def test_ampere_loads_by_vectors(rows):
     for row in of(rows, "march", 80):
         assert row["loop_vector_loads"] == 8, row
     assert all(r["loop_barriers"] == 0 for r in of(rows, "march_forward", 80))
+
+
+def test_the_optimiser_moves_sixteen_bytes_at_a_time_and_nothing_through_shared_memory(rows):
+    for arch in (80, 90, 100):
+        (row,) = of(rows, "adamax", arch)
+        assert row["shared"] == 0
+        assert row["vector_moves"] == 8  # parameter, gradient and two moments, read and written
