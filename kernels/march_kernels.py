@@ -11,12 +11,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .bricks import BRICK
 from .maths import PI, atan2, cell, colour, corner, log1p, opacity_of, softplus, tan
 
 GATE: tl.constexpr = tl.constexpr(1e-4)  # features are fetched only where the weight exceeds this
 EARLY_STOP: tl.constexpr = tl.constexpr(1e-6)  # transmittance below which a ray ends
 FAR_DEPTH: tl.constexpr = tl.constexpr(10.0)  # depth of the light that passes through
-BRICK: tl.constexpr = tl.constexpr(8)  # cells a side of a brick of the skipping grid
 #: Not specialised on: each size would be a compilation, and that one divides by 16 puts shared memory into the loop.
 SIZES = ("height", "width", "grid_depth", "grid_height", "grid_width")
 OPAQUE: tl.constexpr = tl.constexpr(20.0)  # the scan sees no more: such a sample ends the ray, and nothing cancels
@@ -261,7 +261,7 @@ def march_forward(
                     after = tl.where(empty, tl.maximum(after, ahead), after)
                     inside &= empty == 0
                 raw = fetch_density(density, x, y, z, fx, fy, fz, grid_width, grid_height, grid_depth, inside)
-                dense, _unused = softplus(scale * raw + density_shift)
+                dense = softplus(scale * raw + density_shift)[0]
                 thickness = tl.where(inside, dense * step, 0.0)
                 scanned = tl.minimum(thickness, OPAQUE)
                 through = tl.exp(-passed - before(scanned, RAYS, LANES))
@@ -273,7 +273,7 @@ def march_forward(
                         features, x, y, z, fx, fy, fz, grid_width, grid_height, grid_depth, bright, C, STRIDE
                     )
                     if SIGMOID:
-                        fetched, _unused2 = colour(fetched)
+                        fetched = colour(fetched)[0]
                     lit += tl.expand_dims(tl.where(bright, weight, 0.0), 1) * fetched
                 opacity += weight
                 depth += weight * t
@@ -287,7 +287,7 @@ def march_forward(
 
     at = view * image + pixel
     opaque = along(opacity, RAYS, LANES)
-    behind, _unused3 = fetch_background(background, dx, dy, dz, view, C, TEXTURE, SIGMOID)
+    behind = fetch_background(background, dx, dy, dz, view, C, TEXTURE, SIGMOID)[0]
     seen = along(lit, RAYS, LANES) + tl.expand_dims(1 - opaque, 1) * behind
     where = view * C * image + tl.expand_dims(pixel, 1) + channel * image
     tl.store(out_features + where, seen, tl.expand_dims(first, 1) & (channel < C))
@@ -307,7 +307,7 @@ def brick_ahead(
     """Whether samples lie in an empty brick (none in it is as thick as `skip_below`), and where they leave it."""
     i, j, k = (x + 1) // BRICK, (y + 1) // BRICK, (z + 1) // BRICK
     index = (k * ((height + BRICK) // BRICK) + j) * ((width + BRICK) // BRICK) + i
-    highest, _unused = softplus(scale * tl.load(bricks + index, inside, other=0.0) + density_shift)
+    highest = softplus(scale * tl.load(bricks + index, inside, other=0.0) + density_shift)[0]
     leave = tl.minimum(
         tl.minimum(leave_slab(i, ax, bx), leave_slab(j, ay, by)),
         leave_slab(k, az, bz),
@@ -347,7 +347,7 @@ def flush(
     channel = tl.arange(0, 4)
     zero = sums_density[0] * 0
     for c in tl.static_range(8):
-        index, _share = corner(c, x, y, z, zero, zero, zero, width, height, depth)
+        index = corner(c, x, y, z, zero, zero, zero, width, height, depth)[0]
         add(grad_density + index, sums_density[c], changed, fixed_density, FIXED)
         if MERGE:
             where = grad_features + tl.expand_dims(index * 4, 1) + channel

@@ -87,9 +87,9 @@ def gradient_kernel(
         if TO_POINTS:
             pull = tl.sum(v * tl.load(grid + at, wanted, other=0.0).to(tl.float32), 1)
             # Along its own axis a weight is f or 1 - f: at f = 1 (or 0) `corner` gives the product of the other two.
-            _ix, across_x = corner(c, x, y, z, fx * 0 + c % 2, fy, fz, width, height, depth)
-            _iy, across_y = corner(c, x, y, z, fx, fy * 0 + c // 2 % 2, fz, width, height, depth)
-            _iz, across_z = corner(c, x, y, z, fx, fy, fz * 0 + c // 4, width, height, depth)
+            across_x = corner(c, x, y, z, fx * 0 + c % 2, fy, fz, width, height, depth)[1]
+            across_y = corner(c, x, y, z, fx, fy * 0 + c // 2 % 2, fz, width, height, depth)[1]
+            across_z = corner(c, x, y, z, fx, fy, fz * 0 + c // 4, width, height, depth)[1]
             gx += (1 if c % 2 else -1) * across_x * pull
             gy += (1 if c // 2 % 2 else -1) * across_y * pull
             gz += (1 if c // 4 else -1) * across_z * pull

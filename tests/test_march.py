@@ -6,6 +6,7 @@ import golden
 import pytest
 import torch
 from sjc_fast.kernels import march as module
+from sjc_fast.kernels import march_kernels
 from sjc_fast.kernels.bricks import brick_maximum
 from sjc_fast.kernels.march import march, march_accumulate, march_forward, march_gradients, march_skip, split
 
@@ -14,7 +15,7 @@ from benchmarks.checks import DEVICE, UNEVEN, assert_matches, doubled, make_came
 from sjc_fast import UserError
 from sjc_fast.cameras import Cameras, orbit, ring
 from sjc_fast.field import VoxelField
-from sjc_fast.rendering import choose_backend, render
+from sjc_fast.rendering import choose_backend, reference, render
 from sjc_fast.rendering.reference import sample_grid
 
 pytestmark = pytest.mark.usefixtures("poison")
@@ -93,6 +94,11 @@ def test_lanes_and_segments_change_nothing_but_rounding(monkeypatch, plan):
     monkeypatch.setattr(module, "split", lambda _rays: plan)
     other = run(field, cameras, (8, 11), "triton")
     assert_matches(other, usual, value=5e-6, gradient=5e-6)
+
+
+def test_the_kernels_constants_are_the_references():
+    for name in ("GATE", "EARLY_STOP", "FAR_DEPTH"):
+        assert getattr(march_kernels, name).value == getattr(reference, name)
 
 
 def test_split_fills_the_device(monkeypatch):
