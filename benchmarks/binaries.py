@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import triton
-from sjc_fast.kernels import adamax, bricks, composite, march, march_kernels, trilinear
+from sjc_fast.kernels import adamax, bricks, composite, march, march_kernels, paas, trilinear
 from sjc_fast.kernels.launch import INTERPRETING, OPTIONS
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -27,9 +27,9 @@ from .report import save
 
 TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 INTEGERS = {
-    "height", "width", "depth", "grid_depth", "grid_height", "grid_width", "count", "rays", "samples", "bricks_count",
+    "height", "width", "depth", "grid_depth", "grid_height", "grid_width", "count", "rays", "samples", "copies",
 }  # fmt: skip
-FLOATS = {"density_shift", "step", "beta", "skip_below", "beta1", "beta2", "decay1", "decay2", "epsilon"}
+FLOATS = {"density_shift", "step", "beta", "skip_below", "beta1", "beta2", "decay1", "decay2", "epsilon", "coefficient"}
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,13 @@ def variants() -> list[Variant]:
     found.append(Variant("trilinear backward", trilinear.gradient_kernel, both, {}, warps=4))
     update = {"ADAM": False, "COPY": True, "ROW": 4, "GRAD_ROW": 4, "COPY_ROW": 4, "BLOCK": adamax._BLOCK}
     found.append(Variant("adamax", adamax.update_kernel, update, {"copy": "*fp16", "step": "*i64"}, warps=4))
+    batch = {"CHANNELS": 4, "DRAWN": 1, "MIRRORED": False, "DOUBLED": True, "PATCH": 1, "LAST": True}
+    batch["BLOCK"] = paas._BLOCK
+    noise = {"seed": "*i64", "step": "*i64", "out": "*fp16"}
+    found.append(Variant("perturb", paas.perturb_kernel, batch, noise, warps=4))
+    answers = {"seed": "*i64", "step": "*i64", "answer": "*fp16"}
+    kinds = {"PREDICTION": 0, "POWER": 1}
+    found.append(Variant("combine", paas.combine_kernel, batch | kinds, answers, warps=4))
     found.append(Variant("brick_maximum", bricks.brick_kernel, {"COUNT": 1}, {"bricks": "i32"}, warps=4))
     return found
 

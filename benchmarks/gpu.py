@@ -29,6 +29,8 @@ from sjc_fast.kernels.adamax import adam_step, adamax_step
 from sjc_fast.kernels.bricks import brick_maximum
 from sjc_fast.kernels.composite import composite
 from sjc_fast.kernels.march import march, march_accumulate, march_forward, march_skip
+from sjc_fast.kernels.noise import normal
+from sjc_fast.kernels.paas import combine, perturb
 from sjc_fast.kernels.trilinear import trilinear_sample
 
 from sjc_fast.cameras import ring
@@ -150,8 +152,38 @@ def operations(s: Session) -> list[dict[str, Any]]:
             step(param, gradient, *moments, rate, torch.tensor(k, device=device))
         error = float((param - twin.detach()).abs().max())
         found.append({"op": name, "error": error, "limit": 1e-5, **time_update(s, step, resolution)})
+    found += batches(s)
     for entry_ in found:
         entry_["passes"] = entry_["error"] < entry_["limit"]
+    return found
+
+
+def batches(s: Session) -> list[dict[str, Any]]:
+    """perturb and combine against their plain versions at Stable Diffusion's size, N = 1 and 8 with guidance."""
+    found = []
+    for samples in (2,) if s.small else (1, 8):
+        x = torch.randn(1, 4, *(2 * ([4] if s.small else [64])), device=s.device)
+        sigma, g = torch.tensor([2.5], device=s.device), torch.tensor(100.0, device=s.device)
+        seed, step = torch.tensor(7, device=s.device), torch.tensor(3, device=s.device)
+        noise = normal(7, 3, samples * x.numel(), s.device).reshape(1, samples, *x.shape[1:])
+
+        def ask(x=x, sigma=sigma, seed=seed, step=step, samples=samples):
+            return perturb(x, sigma, seed, step, noise_samples=samples, doubled=True)
+
+        batch = ask()
+        exact = ((x[:, None] + 2.5 * noise) / (1 + 2.5**2) ** 0.5).flatten(0, 1)
+        error = float((batch[:samples].float() - exact).abs().max())
+        found.append({"op": f"perturb, N = {samples}", "error": error, "limit": 5e-3, "seconds": s.clock.samples(ask)})
+
+        def answer(x=x, sigma=sigma, batch=batch, seed=seed, step=step, g=g, samples=samples):
+            return combine(x, sigma, batch, seed, step, g, noise_samples=samples)
+
+        cond, uncond = batch.double().chunk(2)
+        said = (uncond + 100 * (cond - uncond)).reshape(noise.shape)
+        error = float((answer() - (noise - said).mean(1)).abs().max())
+        found.append(
+            {"op": f"combine, N = {samples}", "error": error, "limit": 1e-3, "seconds": s.clock.samples(answer)}
+        )
     return found
 
 
@@ -433,6 +465,13 @@ def touch() -> None:
     density = torch.rand(5, 33, device=device).requires_grad_()
     features, behind, entry = (torch.rand(x, device=device) for x in ((5, 33, 4), (5, 4), (5,)))
     composite(density, features, behind, entry, step=0.1).features.sum().backward()
+    x, sigma, number = (
+        torch.rand(2, 4, 6, 6, device=device),
+        torch.ones(2, device=device),
+        torch.tensor(1, device=device),
+    )
+    batch = perturb(x, sigma, number, number, noise_samples=2, antithetic=True, doubled=True)
+    combine(x, sigma, batch, number, number, sigma[0], noise_samples=2, antithetic=True)
 
 
 def verdict(result: dict[str, Any]) -> dict[str, Any]:
