@@ -33,6 +33,14 @@ def make_field(kind, shape=(5, 6, 7), channels=4, seed=0, box=None):
     return field
 
 
+def make_wall():
+    """An opaque slab in thin fog, and which voxels along x it hides from a camera at -x."""
+    field = VoxelField(16, 3, generator=torch.Generator().manual_seed(0))
+    field.density.data.fill_(-3.6)  # thin fog: density 0.01
+    field.density.data[:, :, 4:7] = 55.0  # thick enough to hide, thin enough for float32 to see a little through
+    return field, slice(9, 16)
+
+
 UNEVEN = torch.tensor([[-1.0, -0.8, -0.9], [0.7, 1.0, 1.1]])
 
 

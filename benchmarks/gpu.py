@@ -35,6 +35,7 @@ from sjc_fast.kernels.trilinear import trilinear_sample
 
 from sjc_fast.cameras import ring
 from sjc_fast.rendering import render
+from sjc_fast.rendering.fused import scene_of
 
 from .checks import FEATURE_FLIP, GRADIENT, VALUE, doubled, errors, make_cameras, make_field, relative_rmse, run
 from .device import Clock, capture, measure_rates
@@ -86,19 +87,6 @@ class Session:
 
     def cameras(self, views: int):
         return ring(views, 20.0, 1.5, 55.0).to(self.device)
-
-
-def scene_of(field, cameras) -> tuple:
-    tensors = (
-        field.density,
-        field.features,
-        field.background,
-        field.density_scale,
-        cameras.c2w,
-        cameras.fov,
-        field.box,
-    )
-    return tuple(t.detach() for t in tensors)
 
 
 def numerics(s: Session) -> list[dict[str, Any]]:
@@ -213,15 +201,7 @@ def determinism(s: Session) -> dict[str, Any]:
                     deterministic=deterministic)  # fmt: skip
         return torch.autograd.grad(out.features.square().sum() + 1e4 * out.emptiness.sum(), leaves)
 
-    tensors = (
-        field.density,
-        field.features,
-        field.background,
-        field.density_scale,
-        cameras.c2w,
-        cameras.fov,
-        field.box,
-    )
+    tensors = scene_of(field, cameras)
     twice = [gradients(True) for _ in range(2)]
     same = all(torch.equal(a, b) for a, b in zip(*twice, strict=True))
     differences = [relative_rmse(a, b) for a, b in zip(twice[0], gradients(False), strict=True)]
@@ -244,7 +224,7 @@ def rates(s: Session) -> dict[str, Any]:
 
 def training_step(field, cameras, size: int, half: bool):
     """Forward, backward and optimiser of one training step as closures over persistent buffers; no autograd."""
-    scene = scene_of(field, cameras)
+    scene = tuple(t.detach() for t in scene_of(field, cameras))
     masters = [t.clone() for t in scene[:4]]
     reads = [t.half() for t in scene[:2]] if half else [t.clone() for t in scene[:2]]
     tensors = (*reads, *masters[2:], *scene[4:])
@@ -386,8 +366,8 @@ def skipping(s: Session) -> list[dict[str, Any]]:
     for kind in s.kinds:
         field, cameras = s.field(kind, resolution), s.cameras(1)
         scene, options = scene_of(field, cameras), {"height": size, "width": size, "step": field.step_size()}
-        bricks = brick_maximum(scene[0])
         with torch.no_grad():
+            bricks = brick_maximum(scene[0])
             difference = (march(*scene, **options).opacity - march_skip(*scene, bricks, **options).opacity).abs().max()
             found.append({
                 "scene": kind, "size": size, "grid": resolution, "opacity_difference": float(difference),

@@ -54,8 +54,8 @@ def floors(work: dict[str, int], field: VoxelField, rates: dict[str, Any], half:
     gather = work["samples"] / rates[f"gather_scalar{suffix}_cells"]
     gather += work["bright"] / rates[f"gather_vector{suffix}_cells"]
     reduce = work["cells"] / rates["reduce_scalar_cells"] + work["bright_cells"] / rates["reduce_vector_cells"]
-    voxels, numbers = field.density.numel(), field.density.numel() + field.features.numel()
+    numbers = field.density.numel() + field.features.numel()
     once = min(numbers, 40 * work["samples"]) * (2 if half else 4) / rates["copy_bytes"]
     update = (numbers * UPDATE_BYTES + (2 * numbers if half else 0)) / rates["copy_bytes"]
     forward, backward = max(gather, once), max(gather + reduce, once)
-    return {"forward": forward, "backward": backward, "step": forward + backward + update, "voxels": float(voxels)}
+    return {"forward": forward, "backward": backward, "step": forward + backward + update}

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import INTERPRETING, OPTIONS
-from .march_kernels import EARLY_STOP, FAR_DEPTH, GATE, OPAQUE, along, before
+from .march_kernels import EARLY_STOP, FAR_DEPTH, GATE, OPAQUE, along, before, known_sums
 from .maths import log1p, opacity_of
 
 _LANES = 8 if INTERPRETING else 16
@@ -124,11 +124,11 @@ def composite_gradient_kernel(
     up_depth = tl.load(v_depth + ray, valid, other=0.0)
     up_opacity = tl.load(v_opacity + ray, valid, other=0.0)
     up_penalty = tl.load(v_emptiness + ray, valid, other=0.0) / samples
-    base = up_opacity - tl.sum(up * behind, 1) - up_depth * FAR_DEPTH
-    total = tl.sum(up * (tl.load(out_features + at, known, other=0.0) - behind), 1)
-    total += up_depth * (tl.load(out_depth + ray, valid, other=0.0) - FAR_DEPTH)
-    total += up_opacity * tl.load(out_opacity + ray, valid, other=0.0)
-    total += up_penalty * tl.load(out_slope + ray, valid, other=0.0)
+    seen = tl.load(out_features + at, known, other=0.0)
+    far = tl.load(out_depth + ray, valid, other=0.0)
+    opaque = tl.load(out_opacity + ray, valid, other=0.0)
+    slope_sum = tl.load(out_slope + ray, valid, other=0.0)
+    base, total = known_sums(up, up_depth, up_opacity, up_penalty, behind, seen, far, opaque, slope_sum)
     start = tl.load(entry + ray, valid, other=0.0)
     passed, running = start * 0, start * 0
     k = lane % LANES

@@ -106,7 +106,7 @@ def march_skip(
     _check(scene, height * width)
     shape = (height, width, step, density_shift, sigmoid, beta)
     views = _forward(scene, shape, lanes=1, segments=1, bricks=bricks, skip_below=skip_below)
-    return March(*views.images[:3], _emptiness(views, None))
+    return March(*views.images[:3], _emptiness(views, _counted(views)))
 
 
 def split(rays: int) -> tuple[int, int]:
@@ -272,9 +272,13 @@ def _forward(
     return _Views((image, depth, opacity), penalty, slope, slots, stop, state)
 
 
-def _emptiness(views: _Views, slots: Tensor | None) -> Tensor:
+def _counted(views: _Views) -> Tensor:
+    """Sample slots of each view [V]: those of its longest ray."""
+    return views.slots.flatten(1).amax(1).long()
+
+
+def _emptiness(views: _Views, slots: Tensor) -> Tensor:
     _count, height, width = views.penalty.shape
-    slots = views.slots.flatten(1).amax(1) if slots is None else slots
     return views.penalty.flatten(1).sum(1) / (slots * (height * width))
 
 
@@ -309,7 +313,7 @@ def _march(
         (*read, background, log_scale, c2w, fov, box), (height, width, step, density_shift, sigmoid, beta),
         lanes=lanes, segments=segments, channels=features.shape[-1],
     )  # fmt: skip
-    counted = views.slots.flatten(1).amax(1).long() if slots is None else slots.clone()
+    counted = _counted(views) if slots is None else slots.clone()
     return *views.images, _emptiness(views, counted), views.slope, views.stop, counted, views.state
 
 

@@ -84,6 +84,21 @@ def pixels(tile, ray, height, width, TILE_H: tl.constexpr, TILE_W: tl.constexpr)
 
 
 @triton.jit
+def divide(length, step, SEGMENTS: tl.constexpr, LANES: tl.constexpr):
+    """Sample slots of rays, and of one segment: the backward pass cuts where the forward pass did."""
+    slots = tl.floor(tl.div_rn(length, step)).to(tl.int32) + 1
+    return slots, (slots + SEGMENTS * LANES - 1) // (SEGMENTS * LANES) * LANES
+
+
+@triton.jit
+def known_sums(up, up_depth, up_opacity, up_penalty, behind, features, depth, opacity, slope):
+    """From upstream gradients and outputs: what dL/dw holds whatever the sample, and G, the sum of w dL/dw."""
+    base = up_opacity - tl.sum(up * behind, 1) - up_depth * FAR_DEPTH
+    total = tl.sum(up * (features - behind), 1) + up_depth * (depth - FAR_DEPTH)
+    return base, total + up_opacity * opacity + up_penalty * slope
+
+
+@triton.jit
 def fetch_density(grid, x, y, z, fx, fy, fz, width, height, depth, mask):
     """Trilinear raw density."""
     raw = fx * 0
@@ -219,8 +234,7 @@ def march_forward(
         c2w, fov, box, view, row, column, height, width, grid_depth, grid_height, grid_width
     )
     length = tl.where(valid, length, 0.0)
-    slots = tl.floor(tl.div_rn(length, step)).to(tl.int32) + 1
-    share = (slots + SEGMENTS * LANES - 1) // (SEGMENTS * LANES) * LANES  # samples of a segment
+    slots, share = divide(length, step, SEGMENTS, LANES)
     scale = tl.exp(tl.load(log_scale))
     pixel = row * width + column
     image = height * width
@@ -411,8 +425,7 @@ def march_backward(
         c2w, fov, box, view, row, column, height, width, grid_depth, grid_height, grid_width
     )
     length = tl.where(valid, length, 0.0)
-    slots = tl.floor(tl.div_rn(length, step)).to(tl.int32) + 1
-    share = (slots + SEGMENTS * LANES - 1) // (SEGMENTS * LANES) * LANES
+    _slots, share = divide(length, step, SEGMENTS, LANES)
     scale = tl.exp(tl.load(log_scale))
     pixel = row * width + column
     image = height * width
@@ -430,10 +443,10 @@ def march_backward(
     up_penalty = tl.load(v_penalty + view)
     opaque = tl.load(out_opacity + at, valid, other=0.0)
     behind, behind_slope = fetch_background(background, dx, dy, dz, view, C, TEXTURE, SIGMOID)
-    base = up_opacity - tl.sum(up * behind, 1) - up_depth * FAR_DEPTH  # what g holds whatever the sample
     seen = tl.load(out_features + where, known, other=0.0)
-    total = tl.sum(up * (seen - behind), 1) + up_depth * (tl.load(out_depth + at, valid, other=0.0) - FAR_DEPTH)
-    total += up_opacity * opaque + up_penalty * tl.load(out_slope + at, valid, other=0.0)  # G
+    far = tl.load(out_depth + at, valid, other=0.0)
+    slope_sum = tl.load(out_slope + at, valid, other=0.0)
+    base, total = known_sums(up, up_depth, up_opacity, up_penalty, behind, seen, far, opaque, slope_sum)
 
     passed, running = dx * 0, dx * 0  # optical thickness and P before the segment
     if SEGMENTS > 1:

@@ -12,6 +12,7 @@ from sjc_fast.kernels.march import march_forward
 from benchmarks import gpu
 from benchmarks.checks import DEVICE, make_cameras, make_field
 from benchmarks.work import count_work, floors
+from sjc_fast.rendering.fused import scene_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,16 +63,7 @@ def test_the_verdict_reads_what_a_gpu_run_writes():
 def test_the_work_that_is_counted_is_the_work_that_is_done():
     field, cameras = make_field("solid").to(DEVICE), make_cameras("outside").to(DEVICE)
     work = count_work(field, cameras, 7)
-    tensors = (
-        field.density,
-        field.features,
-        field.background,
-        field.density_scale,
-        cameras.c2w,
-        cameras.fov,
-        field.box,
-    )
-    stop = march_forward(tensors, height=7, width=7, step=field.step_size()).stop
+    stop = march_forward(scene_of(field, cameras), height=7, width=7, step=field.step_size()).stop
     assert work["samples"] == int(stop.sum())
     assert work["samples"] >= work["cells"] > work["bright_cells"] > 0
     assert work["samples"] >= work["bright"] >= work["bright_cells"]

@@ -11,11 +11,22 @@ from sjc_fast.kernels.bricks import brick_maximum
 from sjc_fast.kernels.march import march, march_accumulate, march_forward, march_gradients, march_skip, split
 
 from benchmarks import checks
-from benchmarks.checks import DEVICE, UNEVEN, assert_matches, doubled, make_cameras, make_field, relative_rmse, run
+from benchmarks.checks import (
+    DEVICE,
+    UNEVEN,
+    assert_matches,
+    doubled,
+    make_cameras,
+    make_field,
+    make_wall,
+    relative_rmse,
+    run,
+)
 from sjc_fast import UserError
 from sjc_fast.cameras import Cameras, orbit, ring
 from sjc_fast.field import VoxelField
 from sjc_fast.rendering import choose_backend, reference, render
+from sjc_fast.rendering.fused import scene_of
 from sjc_fast.rendering.reference import sample_grid
 
 pytestmark = pytest.mark.usefixtures("poison")
@@ -131,25 +142,18 @@ def test_slots_that_are_given_scale_emptiness():
     assert not torch.equal(own, fewer)
 
 
-def wall():
-    """An opaque slab in front of a second one, seen along +x: the second is hidden."""
-    field = VoxelField(16, 3, generator=torch.Generator().manual_seed(0))
-    field.density.data.fill_(-3.6)
-    field.density.data[:, :, 4:7] = 55.0  # thick enough to hide, thin enough for float32 to see a little through
-    return field.to(DEVICE), orbit(torch.tensor([0.0]), torch.tensor([0.0]), 6.0, 10.0).to(DEVICE)
-
-
 def test_hidden_voxels_get_exactly_no_gradient_and_do_not_move():
-    field, camera = wall()
+    field, hidden = make_wall()
+    field, camera = field.to(DEVICE), orbit(torch.tensor([0.0]), torch.tensor([0.0]), 6.0, 10.0).to(DEVICE)
     before = field.density.detach().clone()
     out = render(field, camera, 8, backend="triton")
     (out.features.square().sum() + out.depth.sum() + 1e4 * out.emptiness.sum()).backward()
     assert float(out.opacity.min()) > 1 - 1e-5
-    assert bool((field.density.grad[:, :, 9:] == 0).all())
-    assert bool((field.features.grad[:, :, 9:] == 0).all())
+    assert bool((field.density.grad[:, :, hidden] == 0).all())
+    assert bool((field.features.grad[:, :, hidden] == 0).all())
     assert bool((field.density.grad[:, :, 4:6] != 0).any())
     torch.optim.Adamax([field.density], lr=0.05).step()
-    assert torch.equal(field.density[:, :, 9:], before[:, :, 9:])
+    assert torch.equal(field.density[:, :, hidden], before[:, :, hidden])
 
 
 def uniform(thickness, step):
@@ -189,18 +193,6 @@ def test_both_sides_of_the_early_stop():
     assert ends[0] > ends[1] > 0
 
 
-def scene(field, cameras, background=None):
-    return (
-        field.density,
-        field.features,
-        field.background if background is None else background,
-        field.density_scale,
-        cameras.c2w,
-        cameras.fov,
-        field.box,
-    )
-
-
 @pytest.mark.parametrize(
     ("kind", "padded", "channels"),
     [(torch.float16, True, 3), (torch.float16, False, 3), (torch.float16, False, 4), (torch.bfloat16, True, 3)],
@@ -215,7 +207,7 @@ def test_half_precision_copies_are_read_and_masters_get_the_gradient(kind, padde
     twin.density.data, twin.features.data = copies[0].float(), wide[..., :channels].float().contiguous()
     results = []
     for f, c in ((field, copies), (twin, None)):
-        out = march(*scene(f, cameras), **options, copies=c)
+        out = march(*scene_of(f, cameras), **options, copies=c)
         sum(x.square().sum() for x in out).backward()
         results.append([*out, f.density.grad, f.features.grad])
         assert f.density.grad.dtype == f.features.grad.dtype == torch.float32
@@ -233,7 +225,7 @@ def test_deterministic_gradients_do_not_depend_on_the_order_of_summation():
 
     def gradients(cameras, up, deterministic):
         options = {"height": 9, "width": 9, "step": field.step_size(), "deterministic": deterministic}
-        out = march(*scene(field, cameras), **options)
+        out = march(*scene_of(field, cameras), **options)
         return torch.autograd.grad((out.features * up).sum() + out.depth.sum() + 1e4 * out.emptiness.sum(), leaves)
 
     fixed, again = gradients(cameras, up, True), gradients(shuffled, up[order], True)
@@ -278,7 +270,7 @@ def test_skipping_changes_less_than_it_says(camera):
         usual = render(field, cameras, 16, backend="triton")
         skipped = render(field, cameras, 16, backend="triton", skip_empty=True)
         options = {"height": 16, "width": 16, "step": field.step_size()}
-        unskipped = march_skip(*scene(field, cameras), brick_maximum(field.density), **options, skip_below=0.0)
+        unskipped = march_skip(*scene_of(field, cameras), brick_maximum(field.density), **options, skip_below=0.0)
     samples = 2 * (20 + 17 + 23)
     assert float((usual.opacity - skipped.opacity).abs().max()) < 1e-5 * samples
     assert float((usual.features - skipped.features).abs().max()) < 1e-3
@@ -291,7 +283,7 @@ def test_skipping_does_skip():
     field, cameras = make_field("solid", (20, 17, 23)).to(DEVICE), make_cameras("outside")[:1].to(DEVICE)
     bricks = torch.full_like(brick_maximum(field.density.detach()), -100.0)
     options = {"height": 8, "width": 8, "step": field.step_size()}
-    out = march_skip(*scene(field, cameras), bricks, **options, skip_below=1e-5)
+    out = march_skip(*scene_of(field, cameras), bricks, **options, skip_below=1e-5)
     assert float(out.opacity.abs().max()) == 0
     assert not out.features.requires_grad
 
@@ -299,7 +291,7 @@ def test_skipping_does_skip():
 def test_accumulating_gradients_over_two_steps():
     """Buffers that live on, as a training step holds them, get what autograd gives, once more each time."""
     field, cameras = make_field("solid", channels=3).to(DEVICE), make_cameras("inside").to(DEVICE)
-    tensors, options = scene(field, cameras), {"step": field.step_size(), "sigmoid": True}
+    tensors, options = scene_of(field, cameras), {"step": field.step_size(), "sigmoid": True}
     out = march(*tensors, height=6, width=5, **options)
     up = torch.randn(out.features.shape, generator=torch.Generator().manual_seed(2)).to(DEVICE)
     leaves = (field.density, field.features, field.background, field.density_scale)
@@ -324,10 +316,10 @@ def test_accumulating_gradients_over_two_steps():
 def test_every_op_passes_opcheck():
     field, cameras = make_field("solid").to(DEVICE), make_cameras("inside").to(DEVICE)
     sizes = (3, 5, 0.7, -1.0, False, 10.0, 2, 2)
-    arguments = (*scene(field, cameras), None, None, None, *sizes, False)
+    arguments = (*scene_of(field, cameras), None, None, None, *sizes, False)
     torch.library.opcheck(module._march, arguments)
     image, depth, opacity, _, slope, stop, slots, state = module._march(*arguments)
-    saved = [x.detach() for x in (*scene(field, cameras), image, depth, opacity, slope, stop, slots, state)]
+    saved = [x.detach() for x in (*scene_of(field, cameras), image, depth, opacity, slope, stop, slots, state)]
     upstream = (torch.ones_like(saved[7]), torch.ones_like(saved[8]), None, torch.ones(1, device=DEVICE))
     for deterministic in (False, True):
         torch.library.opcheck(march_gradients, (*saved, *upstream, *sizes[2:], deterministic))
@@ -341,7 +333,7 @@ def test_one_graph_under_torch_compile():
     options = {"height": 5, "width": 4, "step": 0.7}
 
     def loss(density, features):
-        out = march(density, features, *scene(field, cameras)[2:], **options)
+        out = march(density, features, *scene_of(field, cameras)[2:], **options)
         return out.features.square().sum() + out.emptiness.sum()
 
     results = []
@@ -353,13 +345,13 @@ def test_one_graph_under_torch_compile():
 
 def test_nothing_to_render():
     field, none = make_field("solid").to(DEVICE), Cameras(torch.zeros(0, 4, 4), torch.zeros(0)).to(DEVICE)
-    out = march(*scene(field, none), height=4, width=4, step=0.1)
+    out = march(*scene_of(field, none), height=4, width=4, step=0.1)
     assert [tuple(x.shape) for x in out] == [(0, 4, 4, 4), (0, 4, 4), (0, 4, 4), (0,)]
 
 
 def test_what_the_kernels_cannot_read_is_refused():
     field, cameras = make_field("solid").to(DEVICE), ring(2, 0, 2.0, 40.0).to(DEVICE)
-    density, features, background, log_scale, c2w, fov, box = scene(field, cameras)
+    density, features, background, log_scale, c2w, fov, box = scene_of(field, cameras)
     rest, options = (log_scale, c2w, fov, box), {"height": 4, "width": 4, "step": 0.1}
     with pytest.raises(ValueError, match="not one grid"):
         march(density[:-1], features, background, *rest, **options)

@@ -6,15 +6,12 @@ import golden
 import pytest
 import torch
 
+from benchmarks.checks import make_wall, relative_rmse
 from sjc_fast import UserError
 from sjc_fast.cameras import Cameras, orbit, ring
 from sjc_fast.field import VoxelField, parameter_groups
 from sjc_fast.rendering import render
 from sjc_fast.rendering.rays import count_slots, intersect_box, sample_slots
-
-
-def relative_rmse(value, truth):
-    return float((value.detach() - truth).square().mean().sqrt() / truth.square().mean().sqrt())
 
 
 @pytest.mark.parametrize("name", ["render_blob", "render_inside"])
@@ -182,16 +179,8 @@ def test_a_ray_in_a_plane_of_the_box_counts_as_a_miss():
     assert sample_slots(t_min, t_max, 0.1).item() == 1
 
 
-def wall():
-    """An opaque slab in front of a second one, seen along +x: the second is hidden."""
-    field = VoxelField(16, 3, generator=torch.Generator().manual_seed(0))
-    field.density.data.fill_(-3.6)  # thin fog: density 0.01
-    field.density.data[:, :, 4:7] = 55.0  # thick enough to hide, thin enough for float32 to see a little through
-    return field, slice(9, 16)
-
-
 def test_hidden_voxels_get_exactly_no_gradient():
-    field, hidden = wall()
+    field, hidden = make_wall()
     camera = orbit(torch.tensor([0.0]), torch.tensor([0.0]), 6.0, 10.0)
     out = render(field, camera, 8)
     (out.features.square().sum() + out.depth.sum() + 1e4 * out.emptiness.sum()).backward()
@@ -202,7 +191,7 @@ def test_hidden_voxels_get_exactly_no_gradient():
 
 
 def test_hidden_voxels_do_not_move():
-    field, hidden = wall()
+    field, hidden = make_wall()
     before = field.density.detach().clone()
     optimizer = torch.optim.Adamax(parameter_groups(field, 0.05, 1e-4))
     out = render(field, orbit(torch.tensor([0.0]), torch.tensor([0.0]), 6.0, 10.0), 8)

@@ -26,6 +26,19 @@ def obstacle(device: torch.device | str) -> str | None:
     return None
 
 
+def scene_of(field: VoxelField, cameras: Cameras, background: Tensor | None = None) -> tuple[Tensor, ...]:
+    """A field and cameras as the tensors that the march takes; `background` [V, C] replaces the field's texture."""
+    return (
+        field.density,
+        field.features,
+        field.background if background is None else background,
+        field.density_scale,
+        cameras.c2w,
+        cameras.fov,
+        field.box,
+    )
+
+
 def render_triton(
     field: VoxelField,
     cameras: Cameras,
@@ -45,15 +58,7 @@ def render_triton(
     from ..kernels.bricks import brick_maximum
     from ..kernels.march import march, march_skip
 
-    scene = (
-        field.density,
-        field.features,
-        field.background if background is None else background,
-        field.density_scale,
-        cameras.c2w,
-        cameras.fov,
-        field.box,
-    )
+    scene = scene_of(field, cameras, background)
     settings = {
         "height": height,
         "width": width,

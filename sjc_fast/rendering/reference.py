@@ -39,7 +39,7 @@ def render_reference(
     beta: float,
     step_ratio: float,
     slots: Tensor | None,
-    skip_empty: bool = False,  # noqa: ARG001  (there is nothing that could be left out)
+    skip_empty: bool,  # noqa: ARG001  (there is nothing that could be left out)
 ) -> Rendering:
     """Render views one by one; see `sjc_fast.render` for the arguments."""
     step = field.step_size(step_ratio)
