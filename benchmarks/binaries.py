@@ -86,8 +86,18 @@ def variants() -> list[Variant]:
     found.append(Variant("trilinear", trilinear.sample_kernel, points, {}, warps=4))
     both = points | {"TO_GRID": True, "TO_POINTS": True}
     found.append(Variant("trilinear backward", trilinear.gradient_kernel, both, {}, warps=4))
-    update = {"ADAM": False, "COPY": True, "ROW": 4, "GRAD_ROW": 4, "COPY_ROW": 4, "BLOCK": adamax._BLOCK}
+    update = {
+        "ADAM": False,
+        "COPY": True,
+        "BRICKS": False,
+        "ROW": 4,
+        "GRAD_ROW": 4,
+        "COPY_ROW": 4,
+        "BLOCK": adamax._BLOCK,
+    }
     found.append(Variant("adamax", adamax.update_kernel, update, {"copy": "*fp16", "step": "*i64"}, warps=4))
+    refresh = update | {"BRICKS": True, "ROW": 100, "GRAD_ROW": 100, "COPY_ROW": 100}
+    found.append(Variant("optimiser with bricks", adamax.update_kernel, refresh, found[-1].types, warps=4))
     batch = {"CHANNELS": 4, "DRAWN": 1, "MIRRORED": False, "DOUBLED": True, "PATCH": 1, "LAST": True}
     batch["BLOCK"] = paas._BLOCK
     noise = {"seed": "*i64", "step": "*i64", "out": "*fp16"}

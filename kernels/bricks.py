@@ -41,7 +41,7 @@ def brick_maximum(density: Tensor) -> Tensor:
         float32 [floor(D / 8) + 1, floor(H / 8) + 1, floor(W / 8) + 1]. Brick b holds the cells 8 b - 1 to 8 b + 6 of an
         axis; cell i lies between voxels i and i + 1, and cell -1 between the zero padding and voxel 0.
     """
-    out = density.new_empty(_shape(density), dtype=torch.float32)
+    out = density.new_empty(bricks_shape(density), dtype=torch.float32)
     programs = triton.cdiv(out.numel(), _PROGRAMS)
     options = OPTIONS | {"num_warps": 4}
     with torch.cuda.device_of(density):
@@ -51,8 +51,17 @@ def brick_maximum(density: Tensor) -> Tensor:
 
 @brick_maximum.register_fake
 def _(density: Tensor) -> Tensor:
-    return density.new_empty(_shape(density), dtype=torch.float32)
+    return density.new_empty(bricks_shape(density), dtype=torch.float32)
 
 
-def _shape(density: Tensor) -> list[int]:
+def clear_bricks(bricks: Tensor, shape: torch.Size) -> None:
+    """Lower maxima to what they are with no voxel at all: 0 where a brick reaches into the padding, else -infinity."""
+    bricks.fill_(float("-inf"))
+    for axis, voxels in enumerate(shape):
+        bricks.select(axis, 0).fill_(0.0)
+        bricks.select(axis, voxels // BRICK.value).fill_(0.0)
+
+
+def bricks_shape(density: Tensor) -> list[int]:
+    """The shape of a density's brick maxima."""
     return [n // BRICK.value + 1 for n in density.shape]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from sjc_fast.kernels import adamax as module
 from sjc_fast.kernels.adamax import adam_step, adamax_step
+from sjc_fast.kernels.bricks import brick_maximum
 
 from benchmarks.checks import DEVICE
 
@@ -66,6 +67,18 @@ def test_a_gradient_that_is_not_finite_is_cleared_too():
     assert param.isfinite().tolist() == [True, False, False, True]
 
 
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_brick_maxima_are_those_of_the_new_values(kind):
+    """Bit for bit what `brick_maximum` finds afterwards, whatever the maxima were before; lowering included."""
+    param = randn(17, 18, 23) - 6  # below the padding's 0
+    bricks = torch.full((3, 3, 3), 50.0, device=DEVICE)
+    moments = [torch.zeros_like(param) for _ in range(2)]
+    lr, k = torch.tensor(0.5, device=DEVICE), torch.tensor(1, device=DEVICE)
+    KINDS[kind][0](param, randn(17, 18, 23, seed=1), *moments, lr, k, bricks=bricks)
+    assert torch.equal(bricks, brick_maximum(param))
+    assert bool((bricks < 0).any())
+
+
 def test_bad_arguments():
     param, lr, k = randn(4, 3), torch.tensor(0.1), torch.tensor(1)
     like = [torch.zeros_like(param) for _ in range(3)]
@@ -77,9 +90,11 @@ def test_bad_arguments():
         adamax_step(param, like[0][:, :2].contiguous(), *like[1:], lr, k)
     with pytest.raises(ValueError, match="must be float32"):
         adam_step(param, like[0].double(), *like[1:], lr, k)
+    with pytest.raises(ValueError, match="what brick_maximum returns"):
+        adam_step(param, *like, lr, k, bricks=torch.zeros(1, 1, device=DEVICE))
 
 
 def test_opcheck():
     param, lr, k = randn(4, 3), torch.tensor(0.1, device=DEVICE), torch.tensor(1, device=DEVICE)
     tensors = [param, *[torch.zeros_like(param) for _ in range(3)], param.half()]
-    torch.library.opcheck(module._update, (*tensors, lr, k, 0.9, 0.999, 1e-8, False))
+    torch.library.opcheck(module._update, (*tensors, None, lr, k, 0.9, 0.999, 1e-8, False))
