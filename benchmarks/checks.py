@@ -58,6 +58,23 @@ def make_cameras(kind):
     return Cameras(c2w, torch.tensor([40.0]))
 
 
+def composite_plainly(density, features, background, entry, step, beta):
+    """DESIGN section 3, sample by sample."""
+    thickness = density * step
+    before = torch.nn.functional.pad(thickness[:, :-1], (1, 0)).cumsum(dim=1)
+    through = torch.exp(-before)
+    weights = torch.where(through >= 1e-6, through * -torch.expm1(-thickness), 0)
+    opacity = weights.sum(dim=1)
+    t = entry[:, None] + torch.arange(density.shape[1], device=density.device) * step
+    lit = (torch.where(weights > 1e-4, weights, 0)[..., None] * features).sum(dim=1)
+    return (
+        lit + (1 - opacity)[:, None] * background,
+        (weights * t).sum(dim=1) + (1 - opacity) * 10,
+        opacity,
+        torch.log1p(beta * weights).mean(dim=1),
+    )
+
+
 @dataclass
 class Pass:
     """Outputs and gradients of one rendering."""

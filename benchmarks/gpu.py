@@ -37,7 +37,19 @@ from sjc_fast.cameras import ring
 from sjc_fast.rendering import render
 from sjc_fast.rendering.fused import scene_of
 
-from .checks import FEATURE_FLIP, GRADIENT, VALUE, doubled, errors, make_cameras, make_field, relative_rmse, run
+from .checks import (
+    FEATURE_FLIP,
+    GRADIENT,
+    SMALL,
+    VALUE,
+    composite_plainly,
+    doubled,
+    errors,
+    make_cameras,
+    make_field,
+    relative_rmse,
+    run,
+)
 from .device import Clock, capture, measure_rates
 from .report import RESULTS, environment
 from .work import count_work, floors
@@ -111,22 +123,29 @@ def operations(s: Session) -> list[dict[str, Any]]:
     device, generator = s.device, torch.Generator().manual_seed(0)
     grid = torch.randn(resolution, resolution, resolution, 4, generator=generator).to(device)
     points = (torch.rand(points_count, 3, generator=generator) * 2 - 1).to(device)
-    exact = torch.nn.functional.grid_sample(
-        grid.double().permute(3, 0, 1, 2)[None], points.double()[None, None, None], align_corners=False
-    )[0, :, 0, 0].T
-    mine = trilinear_sample(grid, points)
-    # fmt: off
-    found = [{"op": "trilinear_sample", "error": float((mine - exact).abs().max()), "limit": 2e-4,
-              "seconds": s.clock.samples(lambda: trilinear_sample(grid, points))}]
+
+    def plain_sample(grid, points):
+        lookup = grid.permute(3, 0, 1, 2)[None]
+        return torch.nn.functional.grid_sample(lookup, points[None, None, None], align_corners=False)[0, :, 0, 0].T
+
+    found = differentiable(s, "trilinear_sample", trilinear_sample, plain_sample, [grid, points], to=1, limit=2e-4)
 
     density = (torch.rand(rays, samples, generator=generator) * 3).to(device)
     features = torch.randn(rays, samples, 4, generator=generator).to(device)
     behind, entry = torch.zeros(rays, 4, device=device), torch.ones(rays, device=device)
-    opacity = 1 - torch.exp(-(density.double() * 0.01).sum(1))
-    out = composite(density, features, behind, entry, step=0.01)
-    found.append({"op": "composite", "error": float((out.opacity - opacity).abs().max()), "limit": 1e-5,
-                  "seconds": s.clock.samples(lambda: composite(density, features, behind, entry, step=0.01))})
-    # fmt: on
+    found += differentiable(
+        s,
+        "composite",
+        lambda *x: composite(*x, step=0.01).features,
+        lambda *x: composite_plainly(*x, 0.01, 10.0)[0],
+        [density, features, behind, entry],
+        to=3,
+        limit=1e-3,  # a weight at the gate may fall on either side of it, with a feature of size 5 or more
+    )
+    with torch.no_grad():
+        opacity = 1 - torch.exp(-(density.double() * 0.01).sum(1))
+        error = float((composite(density, features, behind, entry, step=0.01).opacity - opacity).abs().max())
+    found.append({"op": "composite, opacity", "error": error, "limit": 1e-5})
 
     for name, step, kind in (("adamax", adamax_step, torch.optim.Adamax), ("adam", adam_step, torch.optim.Adam)):
         param = torch.randn(resolution**3, 4, generator=generator).to(device)
@@ -144,6 +163,30 @@ def operations(s: Session) -> list[dict[str, Any]]:
     for entry_ in found:
         entry_["passes"] = entry_["error"] < entry_["limit"]
     return found
+
+
+def differentiable(s: Session, name: str, mine, plain, tensors: list, to: int, limit: float) -> list[dict]:
+    """An op against its plain version in float64, values and gradients (to the first `to` tensors), and its times."""
+    leaves = [t.requires_grad_() for t in tensors[:to]]
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    out, truth = mine(*tensors), plain(*exact)
+    up = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+    gradients = torch.autograd.grad(out, leaves, up)
+    expected = torch.autograd.grad(truth, exact[:to], up.double())
+    error = max(relative_rmse(a, b, SMALL) for a, b in zip(gradients, expected, strict=True))
+
+    def forward():
+        with torch.no_grad():
+            return mine(*tensors)
+
+    def both():
+        return torch.autograd.grad(mine(*tensors), leaves, up)
+
+    value = float((out - truth).detach().abs().max())
+    return [
+        {"op": name, "error": value, "limit": limit, "seconds": s.clock.samples(forward)},
+        {"op": f"{name}, forward and backward", "error": error, "limit": GRADIENT, "seconds": s.clock.eager(both)},
+    ]
 
 
 def batches(s: Session) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ def test_a_section_that_fails_is_told_and_the_rest_goes_on(tmp_path, monkeypatch
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert result["failed"] == ["broken"]
     assert "no such thing" in result["broken"]["error"]
-    assert len(result["operations"]) == 6
+    assert len(result["operations"]) == 9
 
 
 def test_the_verdict_reads_what_a_gpu_run_writes():

@@ -5,26 +5,9 @@ import torch
 from sjc_fast.kernels import composite as module
 from sjc_fast.kernels.composite import composite
 
-from benchmarks.checks import DEVICE, relative_rmse
+from benchmarks.checks import DEVICE, composite_plainly, relative_rmse
 
 pytestmark = pytest.mark.usefixtures("poison")
-
-
-def plain(density, features, background, entry, step, beta):
-    """DESIGN section 3, sample by sample."""
-    thickness = density * step
-    before = torch.nn.functional.pad(thickness[:, :-1], (1, 0)).cumsum(dim=1)
-    through = torch.exp(-before)
-    weights = torch.where(through >= 1e-6, through * -torch.expm1(-thickness), 0)
-    opacity = weights.sum(dim=1)
-    t = entry[:, None] + torch.arange(density.shape[1], device=density.device) * step
-    lit = (torch.where(weights > 1e-4, weights, 0)[..., None] * features).sum(dim=1)
-    return (
-        lit + (1 - opacity)[:, None] * background,
-        (weights * t).sum(dim=1) + (1 - opacity) * 10,
-        opacity,
-        torch.log1p(beta * weights).mean(dim=1),
-    )
 
 
 def inputs(rays, samples, channels, most):
@@ -47,7 +30,7 @@ def inputs(rays, samples, channels, most):
 def test_values_and_gradients(rays, samples, channels, most):
     mine = inputs(rays, samples, channels, most)
     exact = [x.detach().double().requires_grad_() for x in mine]
-    out, truth = composite(*mine, step=0.1, beta=7.0), plain(*exact, 0.1, 7.0)
+    out, truth = composite(*mine, step=0.1, beta=7.0), composite_plainly(*exact, 0.1, 7.0)
     generator = torch.Generator().manual_seed(1)
     upstream = [torch.randn(x.shape, generator=generator).to(DEVICE) for x in out]
     for a, b in zip(out, truth, strict=True):
