@@ -27,6 +27,7 @@ setup(
         "diffusers>=0.36",
         "transformers>=4.57",
         "accelerate>=1.0",
+        "peft>=0.17",
         "safetensors>=0.5",
         "tokenizers>=0.21",
         "numpy>=1.26",

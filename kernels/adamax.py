@@ -54,7 +54,7 @@ def update_kernel(
     v = tl.load(second + i, mask, other=0.0)
     taken = tl.load(step).to(tl.float32)
     m += (g - m) * (1 - beta1)
-    rate_now = tl.load(rate) / opacity_of(taken * decay1)  # lr / (1 - beta1^step)
+    rate_now = tl.load(rate).to(tl.float32) / opacity_of(taken * decay1)  # lr / (1 - beta1^step)
     if ADAM:
         v = v * beta2 + g * g * (1 - beta2)
         change = m / (tl.sqrt_rn(v) / tl.sqrt_rn(opacity_of(taken * decay2)) + epsilon)
@@ -92,7 +92,7 @@ def adamax_step(
     grad: Tensor,  # [..., C or more] float32, contiguous; zeroed
     exp_avg: Tensor,  # like param
     exp_inf: Tensor,  # like param
-    lr: Tensor,  # [] float32, on the device
+    lr: Tensor,  # [] of any float type, on the device
     step: Tensor,  # [] number of this step, from 1, on the device
     *,
     copy: Tensor | None = None,

@@ -6,6 +6,8 @@ Philox counter (i // 4, 0, step, 0). The plain versions, which specify both, are
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import triton
 import triton.language as tl
@@ -82,6 +84,62 @@ def perturb_kernel(
 
 
 @triton.jit
+def difference(x, s, noise, answer, there, copies, guidance, mask, PREDICTION: tl.constexpr, DOUBLED: tl.constexpr):
+    """D - x of noised copies from what the network answered, guidance in float32."""
+    said = tl.load(answer + there, mask, other=0.0).to(tl.float32)
+    if DOUBLED:
+        plain = tl.load(answer + copies + there, mask, other=0.0).to(tl.float32)
+        said = plain + tl.load(guidance) * (said - plain)
+    # Without taking x from something that holds it, where that can be avoided.
+    if PREDICTION == 0:
+        return s * (noise - said)
+    variance = 1 + s * s
+    if PREDICTION == 1:
+        return (s * noise - s * s * x) / variance - s / tl.sqrt_rn(variance) * said
+    return said - x
+
+
+@triton.jit
+def regress_kernel(
+    clean,  # [V, C, H, W]
+    sigma,  # [V]
+    answer,  # [V N (x 2), C p p, H / p, W / p]
+    guidance,  # []
+    seed,
+    step,
+    out,  # [2, V, N]
+    copies,  # V N C H W
+    height,
+    width,
+    COUNT: tl.constexpr,  # N
+    PREDICTION: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    DOUBLED: tl.constexpr,
+    PATCH: tl.constexpr,
+    LAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One copy: the products of D - x and sigma n, and of sigma n with itself, summed over C, H, W in a fixed order."""
+    copy = tl.program_id(0).to(tl.int64)
+    size = CHANNELS * height * width
+    s = tl.load(sigma + copy // COUNT)
+    dot, power = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    start = 0
+    while start < size:
+        j = start + tl.arange(0, BLOCK)
+        mask = j < size
+        x = tl.load(clean + copy // COUNT * size + j, mask, other=0.0)
+        noise = normal_at(copy * size + j, tl.load(seed), tl.load(step))
+        there = copy * size + place(j, height, width, CHANNELS, PATCH, LAST)
+        change = difference(x, s, noise, answer, there, copies, guidance, mask, PREDICTION, DOUBLED)
+        dot += tl.where(mask, change * s * noise, 0.0)
+        power += tl.where(mask, s * noise * s * noise, 0.0)
+        start += BLOCK
+    tl.store(out + copy, tl.sum(dot, 0))
+    tl.store(out + tl.num_programs(0) + copy, tl.sum(power, 0))
+
+
+@triton.jit
 def combine_kernel(
     clean,  # [V, C, H, W]
     sigma,  # [V]
@@ -89,12 +147,14 @@ def combine_kernel(
     guidance,  # []
     seed,
     step,
+    fitted,  # [V, N] c of every copy, if FITTED
     out,  # [V, C, H, W]
     count,  # V C H W
     copies,  # V N C H W
     height,
     width,
-    coefficient,
+    coefficient,  # c of all of them, else
+    FITTED: tl.constexpr,
     PREDICTION: tl.constexpr,  # index into PREDICTIONS
     POWER: tl.constexpr,  # of sigma: the update is the score times sigma^POWER
     CHANNELS: tl.constexpr,
@@ -113,25 +173,18 @@ def combine_kernel(
     s = tl.load(sigma + view, mask, other=1.0)
     x = tl.load(clean + i, mask, other=0.0)
     spot = place(j, height, width, CHANNELS, PATCH, LAST)
-    variance = 1 + s * s
     total = s * 0
+    c = coefficient
     for drawn in tl.static_range(DRAWN):
         drawn_noise = normal_at((view * DRAWN + drawn) * size + j, tl.load(seed), tl.load(step))
         for mirror in tl.static_range(2 if MIRRORED else 1):
             noise = -drawn_noise if mirror else drawn_noise
-            there = (view * (DRAWN * (2 if MIRRORED else 1)) + mirror * DRAWN + drawn) * size + spot
-            said = tl.load(answer + there, mask, other=0.0).to(tl.float32)
-            if DOUBLED:
-                plain = tl.load(answer + copies + there, mask, other=0.0).to(tl.float32)
-                said = plain + tl.load(guidance) * (said - plain)
-            # D - x, without taking x from something that holds it where that can be avoided.
-            if PREDICTION == 0:
-                difference = s * (noise - said)
-            elif PREDICTION == 1:
-                difference = (s * noise - s * s * x) / variance - s / tl.sqrt_rn(variance) * said
-            else:
-                difference = said - x
-            total += difference - coefficient * s * noise
+            copy = view * (DRAWN * (2 if MIRRORED else 1)) + mirror * DRAWN + drawn
+            if FITTED:
+                c = tl.load(fitted + copy, mask, other=0.0)
+            there = copy * size + spot
+            change = difference(x, s, noise, answer, there, copies, guidance, mask, PREDICTION, DOUBLED)
+            total += change - c * s * noise
     update = total / (DRAWN * (2 if MIRRORED else 1))
     if POWER == 0:
         update = update / (s * s)
@@ -181,7 +234,7 @@ def combine(
     noise_samples: int,
     antithetic: bool = False,
     prediction: str = "epsilon",
-    coefficient: float = 0.0,
+    coefficient: float | Literal["auto"] = 0.0,
     power: int = 1,
     patch: int = 1,
 ) -> Tensor:
@@ -189,6 +242,8 @@ def combine(
 
     Guidance ``u + g (c - u)`` is taken in float32, the answer becomes D (epsilon, v or sample), and the update is the
     mean of ``D - x - c sigma n`` over the copies, over ``sigma^(2 - power)``: Eq. 15 for coefficient 1, Eq. 16 for 0.
+    "auto" fits one c a copy, by regression of ``D - x`` on ``sigma n`` over the view's other copies (over itself for
+    N = 1), in a pass before; in antithetic pairs any c cancels, and nothing is fitted.
 
     Returns:
         [V, C, H, W] float32.
@@ -203,8 +258,17 @@ def combine(
         raise ValueError(f"the answer is {list(answer.shape)}; a batch of {views * noise_samples} (or twice) was asked")
     if prediction not in PREDICTIONS or power not in (0, 1, 2):
         raise ValueError(f"prediction is one of {', '.join(PREDICTIONS)} and power 0, 1 or 2")
-    kind = PREDICTIONS.index(prediction)
-    return _combine(x, sigma, answer, seed, step, guidance, noise_samples, antithetic, kind, coefficient, power, patch)
+    kind, fitted = PREDICTIONS.index(prediction), None
+    if coefficient == "auto":
+        coefficient = 0.0
+        if not antithetic:
+            dot, total = _regress(x, sigma, answer, seed, step, guidance, noise_samples, kind, patch)
+            if noise_samples > 1:  # what the other copies say, so that c does not depend on the noise it multiplies
+                dot, total = dot.sum(1, keepdim=True) - dot, total.sum(1, keepdim=True) - total
+            fitted = dot / total
+    return _combine(
+        x, sigma, answer, seed, step, guidance, fitted, noise_samples, antithetic, kind, coefficient, power, patch
+    )
 
 
 def _check(x: Tensor, sigma: Tensor, noise_samples: int, antithetic: bool, patch: int) -> None:
@@ -267,6 +331,45 @@ def _empty_batch(
     return torch.empty(shape, device=x.device, dtype=dtype, memory_format=order)
 
 
+def _settled(answer: Tensor) -> tuple[Tensor, bool]:
+    """The network's answer as the kernels read it, and whether its channels come last."""
+    last = answer.is_contiguous(memory_format=torch.channels_last)
+    return (answer if last else answer.contiguous()), last
+
+
+@torch.library.custom_op("sjc_fast::regress", mutates_args=())
+def _regress(
+    x: Tensor,
+    sigma: Tensor,
+    answer: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    guidance: Tensor,
+    noise_samples: int,
+    prediction: int,
+    patch: int,
+) -> Tensor:
+    """``<D - x, sigma n>`` and ``<sigma n, sigma n>`` of every copy, [2, V, N]."""
+    out = torch.empty(2, len(x), noise_samples, device=x.device)
+    answer, last = _settled(answer)
+    if not x.numel():
+        return out.zero_()
+    with torch.cuda.device_of(x):
+        regress_kernel[(len(x) * noise_samples,)](
+            x.contiguous(), sigma.contiguous(), answer, guidance, seed, step, out, x.numel() * noise_samples,
+            *x.shape[2:], COUNT=noise_samples, PREDICTION=prediction, CHANNELS=x.shape[1],
+            DOUBLED=len(answer) == 2 * noise_samples * len(x), PATCH=patch, LAST=last,
+            BLOCK=_BLOCK if INTERPRETING else 1024, **(OPTIONS | {"num_warps": 8}),
+        )  # fmt: skip
+    return out
+
+
+@_regress.register_fake
+def _(x: Tensor, sigma: Tensor, answer: Tensor, seed: Tensor, step: Tensor, guidance: Tensor, noise_samples: int,
+      prediction: int, patch: int) -> Tensor:  # fmt: skip
+    return torch.empty(2, len(x), noise_samples, device=x.device)
+
+
 @torch.library.custom_op("sjc_fast::combine", mutates_args=())
 def _combine(
     x: Tensor,
@@ -275,6 +378,7 @@ def _combine(
     seed: Tensor,
     step: Tensor,
     guidance: Tensor,
+    fitted: Tensor | None,
     noise_samples: int,
     antithetic: bool,
     prediction: int,
@@ -283,13 +387,14 @@ def _combine(
     patch: int,
 ) -> Tensor:
     out = torch.empty(x.shape, device=x.device)
-    last = answer.is_contiguous(memory_format=torch.channels_last)
+    answer, last = _settled(answer)
     if not x.numel():
         return out
     with torch.cuda.device_of(x):
         combine_kernel[(triton.cdiv(x.numel(), _BLOCK),)](
-            x.contiguous(), sigma.contiguous(), answer if last else answer.contiguous(), guidance, seed, step, out,
-            x.numel(), x.numel() * noise_samples, *x.shape[2:], coefficient, PREDICTION=prediction, POWER=power,
+            x.contiguous(), sigma.contiguous(), answer, guidance, seed, step, x if fitted is None else fitted, out,
+            x.numel(), x.numel() * noise_samples, *x.shape[2:], coefficient, FITTED=fitted is not None,
+            PREDICTION=prediction, POWER=power,
             CHANNELS=x.shape[1], DRAWN=_drawn(noise_samples, antithetic), MIRRORED=antithetic,
             DOUBLED=len(answer) == 2 * noise_samples * len(x), PATCH=patch, LAST=last, BLOCK=_BLOCK,
             **(OPTIONS | {"num_warps": 4}),

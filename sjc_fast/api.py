@@ -8,7 +8,7 @@ from typing import Any
 from .config import TrainConfig, merge
 from .run import Reporter, Result, run
 from .scores.protocol import ScoreModel
-from .settings import default_config, default_model, resumed_config
+from .settings import PRESETS, default_config, default_model, resumed_config
 
 
 def generate(
@@ -43,7 +43,12 @@ def generate(
     if resume:
         config = resumed_config(Path(resume))
     else:
-        base = merge(TrainConfig(model=ready.name), ready.settings, ready.name) if ready else default_config(model)
+        preset = settings.get("preset", "model")
+        if ready:
+            own = PRESETS.get(preset) or ready.settings
+            base = merge(TrainConfig(model=ready.name), own, ready.name)
+        else:
+            base = default_config(model, preset)
         where = {"output": str(output)} if output else {}
         config = merge(base, {"prompt": prompt, **where, **settings}, "generate")
     reporter = Reporter()

@@ -73,15 +73,16 @@ class SigmaConfig:
 
 @dataclass
 class ScoreConfig:
-    """How scores are estimated. The defaults are the paper's."""
+    """How scores are estimated. The defaults are the paper's, but for antithetic, which leaves the mean as it is."""
 
     estimator: Literal["eq15", "eq16", "auto"] = "eq16"
     """Eq. 15, Eq. 16, or a regression control variate; all have the same mean."""
-    antithetic: bool = False
-    """Noise in pairs (n, -n): less variance at the same cost; needs an even number of noise samples."""
+    antithetic: bool | None = None
+    """Noise in pairs (n, -n): less variance, same cost, same mean; default wherever the noise samples are even."""
     weighting: Literal["sigma", "sigma2", "one"] = "sigma"
     """The update is the score times sigma (paper's code), sigma squared, or as it is."""
     negative_prompt: str = ""
+    """What guidance leads away from."""
     sigma: SigmaConfig = dataclasses.field(default_factory=SigmaConfig)
 
 
@@ -119,6 +120,8 @@ class OutputConfig:
     checkpoint_every: int = 200
     preview_every: int = 50
     metrics_every: int = 10
+    preview: Literal["linear", "decoded"] = "linear"
+    """Of a latent model, during the run: an approximation that costs nothing, or its decoder. The last is decoded."""
     turntable_size: int | None = None
     """Pixels a side; default what the model makes, and at least 256."""
     turntable_frames: int = 72
@@ -137,6 +140,8 @@ class TrainConfig:
     """What to make, e.g. "a red mushroom"."""
     model: str = "shapes"
     """Score model: "shapes" (embedded), a diffusers folder, or a hub id."""
+    preset: Literal["model", "paper"] = "model"
+    """Where the defaults come from: the model's own sjc_fast.json (else the paper), or the paper whatever the model."""
     steps: int = 10_000
     seed: int = 0
     """0 to 2^28 - 1."""
@@ -154,6 +159,18 @@ class TrainConfig:
     """Classifier-free guidance scale; 1 is none."""
     backend: str = "auto"
     """Renderer: "auto" (triton on a CUDA device), "triton" or "reference"."""
+    graph: bool = True
+    """Replay the step as a CUDA graph, where there is a CUDA device and the fused step runs on it."""
+    attention: Literal["sdpa", "xformers"] = "sdpa"
+    """Attention of the network: PyTorch's, or that of xformers, an optional package."""
+    compile: bool = False
+    """Compile the network with torch.compile: a slower start, and faster steps."""
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
+    """Of the network: "auto" is fp16 on a CUDA device, else fp32."""
+    lora: Path | None = None
+    """LoRA weights for the network, a .safetensors file."""
+    memory_limit: float | None = None
+    """GiB of the CUDA device that the run may use; batches that need more are split into equal parts."""
     resume: Path | None = None
     """Run folder to continue, to the same bits as if it had never stopped."""
     cameras: CameraConfig = dataclasses.field(default_factory=CameraConfig)
@@ -185,9 +202,15 @@ class TrainConfig:
                     raise UserError(f"--{name.replace('_', '-')} {_plain(number)}: it must be {allowed}")
         self._check_pairs()
 
+    @property
+    def antithetic(self) -> bool:
+        """Whether noise comes in pairs."""
+        asked = self.score.antithetic
+        return self.noise_samples % 2 == 0 if asked is None else asked
+
     def _check_pairs(self) -> None:
         """What must fit together."""
-        if self.score.antithetic and self.noise_samples % 2:
+        if self.antithetic and self.noise_samples % 2:
             raise UserError(f"--noise-samples {self.noise_samples}: antithetic noise comes in pairs, give an even one")
         sigma = self.score.sigma
         for name, (low, high) in {
@@ -214,6 +237,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "size": (4, 4096),
     "views": (1, 1024),
     "noise_samples": (1, 4096),
+    "memory_limit": (0.1, 1e5),
     "cameras.radius": (TINY, HUGE),
     "cameras.fov": (1, 170),
     "cameras.v": (0, 180),
@@ -243,7 +267,7 @@ LIMITS: dict[str, tuple[float, float]] = {
 }
 
 #: Options that do not change the result, and so may differ when a run is resumed.
-FREE_TO_CHANGE = ("output", "resume", "device", "log")
+FREE_TO_CHANGE = ("output", "resume", "device", "log", "graph", "memory_limit")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

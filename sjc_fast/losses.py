@@ -35,7 +35,7 @@ def centre_depth_loss(depth: Tensor, window: float = 50 / 64) -> Tensor:
         raise ValueError(f"a window of {window} leaves no centre or no border in a {height} x {width} view")
     top, left = (height - h) // 2, (width - w) // 2
     inside = torch.zeros(height, width, dtype=torch.bool, device=depth.device)
-    inside[top : top + h, left : left + w] = True
+    inside[top : top + h, left : left + w].fill_(True)
     centre = torch.where(inside, depth, 0).sum(dim=(1, 2)) / (h * w)
     border = torch.where(inside, 0, depth).sum(dim=(1, 2)) / (height * width - h * w)
     return guarded_negative_log(border - centre).mean()

@@ -13,6 +13,8 @@ Coefficient = float | Literal["auto"]
 #: The paper's two estimators by name, and ours.
 ESTIMATORS: dict[str, Coefficient] = {"eq15": 1.0, "eq16": 0.0, "auto": "auto"}
 Weighting = Literal["sigma", "sigma2", "one"]
+#: The power of sigma that the score is multiplied by.
+POWERS: dict[str, int] = {"sigma": 1, "sigma2": 2, "one": 0}
 
 
 def paas_score(
@@ -145,8 +147,7 @@ def weigh(score: Tensor, sigma: Tensor, weighting: Weighting) -> Tensor:
 
     "sigma" is the paper's code, ``(D - x) / sigma``; "sigma2" is ``D - x``; "one" is the score itself.
     """
-    power = {"sigma": 1, "sigma2": 2, "one": 0}[weighting]
-    return score * sigma[:, None, None, None] ** power
+    return score * sigma[:, None, None, None] ** POWERS[weighting]
 
 
 def _encode(model: ScoreModel, prompts: list[str] | str | Tensor, views: int) -> Tensor:

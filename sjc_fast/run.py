@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,8 +24,8 @@ from .field import VoxelField
 from .rendering import choose_backend
 from .scores.load import load_score_model
 from .scores.protocol import ScoreModel
-from .settings import CONFIG, check_words, pick_device
-from .trainer import Metrics, Trainer
+from .settings import CONFIG, check_words, limit_memory, network_dtype, pick_device
+from .trainer import Readout, Trainer
 
 CHECKPOINT, FIELD = "checkpoint.safetensors", "field.safetensors"
 
@@ -38,8 +39,11 @@ class Reporter:
     def start(self, trainer: Trainer, folder: Path) -> None:
         """Before the first step."""
 
-    def step(self, position: int, metrics: Metrics) -> None:
+    def step(self, position: int) -> None:
         """After every step; `position` counts the steps taken."""
+
+    def measured(self, position: int, metrics: dict[str, float]) -> None:
+        """What step `position` measured, by name, every few steps; it comes when the device has got there."""
 
     def preview(self, position: int, picture: torch.Tensor) -> None:
         """After every preview, [3, H, W] in [0, 1]."""
@@ -130,41 +134,78 @@ def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is written first.
     """
     check_early(config)
+    if config.lora:
+        config = replace(config, lora=config.lora.absolute())  # so that the run can be resumed from anywhere
     device = pick_device(config.device)
+    limit_memory(config.memory_limit, device)
     backend = choose_backend(config.backend, device)
     if model is None:
         check_words(config)
-    reporter.announce(f"model {model.name if model else config.model}, renderer {backend}, device {device}")
-    model = model or load_score_model(config.model, device)
-    trainer = Trainer(config, model, device)
-    if config.resume and (config.resume / CHECKPOINT).exists():
-        trainer.restore(load_checkpoint(config.resume / CHECKPOINT))
-    model.prepare_decoder()  # a VAE that does not load is met now, not in the middle of the run
-    folder = make_folder(config)
+    used = f"model {model.name if model else config.model}, renderer {backend}, device {device}"
+    reporter.announce(f"{used} (change with --model, --backend, --device)")
+    torch.backends.cudnn.benchmark = True  # shapes do not change: the search for fast convolutions pays
     try:
-        reporter.start(trainer, folder)
-        with stop_requests() as stop:
-            for position, metrics in trainer.remaining():
-                reporter.step(position, metrics)
-                _regular_work(trainer, folder, reporter, position, stopping=bool(stop))
-        finish(trainer, folder, reporter)
-    finally:
-        reporter.close()
+        model = model or load_model(config, device)
+        if config.attention != "sdpa":
+            reporter.announce(f"attention {getattr(model, 'attention', 'of the model')}")
+        trainer = Trainer(config, model, device)
+        if config.resume and (config.resume / CHECKPOINT).exists():
+            trainer.restore(load_checkpoint(config.resume / CHECKPOINT))
+        model.prepare_decoder()  # a VAE that does not load is met now, not in the middle of the run
+        folder = make_folder(config)
+        try:
+            reporter.start(trainer, folder)
+            train(trainer, folder, reporter)
+            finish(trainer, folder, reporter)
+        finally:
+            reporter.close()
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "the device has too little memory: lower --field.resolution, --views or --log.turntable-size, or raise "
+            f"--memory-limit ({str(error).splitlines()[0]})"
+        ) from None
     return Result(trainer.field, trainer.config, model, folder)
+
+
+def load_model(config: TrainConfig, device: torch.device) -> ScoreModel:
+    """The score model that a configuration names, as it wants it."""
+    dtype = network_dtype(config.precision)
+    options = {"attention": config.attention, "compiled": config.compile, "lora": config.lora}
+    return load_score_model(config.model, device, dtype, **options)
+
+
+def train(trainer: Trainer, folder: Path, reporter: Reporter) -> None:
+    """Take the steps that are left, with their regular work."""
+    readout, every = Readout(trainer.log), trainer.config.log.metrics_every
+    with stop_requests() as stop:
+        for position in trainer.remaining():
+            reporter.step(position)
+            if position % every == 0:
+                readout.send(position)
+            last = position == len(trainer.schedule)
+            for at, metrics in readout.arrived(everything=last):
+                if not math.isfinite(metrics["field"]):
+                    raise _bad_field(trainer, folder)
+                reporter.measured(at, metrics)
+            _regular_work(trainer, folder, reporter, position, stopping=bool(stop))
+
+
+def _bad_field(trainer: Trainer, folder: Path) -> UserError:
+    kept = folder / CHECKPOINT
+    where = f"the last good checkpoint is {kept}" if kept.exists() else "there is no checkpoint yet"
+    step = trainer.first_bad_step() or trainer.position
+    return UserError(f"the field holds NaN or infinity at step {step}; {where}; try a lower --optimizer.lr")
 
 
 def _regular_work(trainer: Trainer, folder: Path, reporter: Reporter, position: int, *, stopping: bool) -> None:
     """Checkpoint and preview where they are due; stop where that was asked for, or at a NaN."""
     log, last = trainer.config.log, position == len(trainer.schedule)
-    due = stopping or last or position % log.checkpoint_every == 0
-    if (due or position % log.metrics_every == 0) and not trainer.is_finite():
-        kept = folder / CHECKPOINT
-        where = f"the last good checkpoint is {kept}" if kept.exists() else "there is no checkpoint yet"
-        raise UserError(f"the field holds NaN or infinity at step {position}; {where}; try a lower --optimizer.lr")
-    if due:
+    if stopping or last or position % log.checkpoint_every == 0:
+        if not trainer.is_finite():
+            raise _bad_field(trainer, folder)
         save_checkpoint(folder / CHECKPOINT, trainer.checkpoint())
     if position % log.preview_every == 0 or last:
-        picture = preview(trainer)
+        picture = preview(trainer, decoded=last or log.preview == "decoded")
         save_picture(picture, folder / "preview.png")
         reporter.preview(position, picture)
     if stopping and not last:
@@ -203,12 +244,13 @@ def orbit_cameras(config: TrainConfig, count: int, elevation: float | None = Non
     return ring(count, height, config.cameras.radius, sum(config.cameras.fov) / 2)
 
 
-def preview(trainer: Trainer) -> torch.Tensor:
-    """Four views, RGB above depth, [3, H, W]."""
+def preview(trainer: Trainer, decoded: bool = True) -> torch.Tensor:
+    """Four views, RGB above depth, [3, H, W]; of a latent model, decoded or nearly so."""
     config, model = trainer.config, trainer.model
     cameras = orbit_cameras(config, 4).to(trainer.device)
     size, background = trainer.size * model.upscale, display_background(config)
-    return contact_sheet(*take_pictures(trainer.field, model, cameras, size, background, config.backend))
+    rgb, depth = take_pictures(trainer.field, model, cameras, size, background, config.backend, decoded=decoded)
+    return contact_sheet(rgb, depth)
 
 
 def finish(trainer: Trainer, folder: Path, reporter: Reporter) -> None:

@@ -52,10 +52,13 @@ class Schedule:
     def __getitem__(self, step: int) -> Row:
         return Row(*(getattr(self.rows, f.name)[step] for f in fields(Row)))
 
+    def at(self, counter: Tensor) -> Row:
+        """The row of a step whose number the device holds, [1] int64: nothing is read on the host."""
+        return Row(*(getattr(self.rows, f.name).index_select(0, counter)[0] for f in fields(Row)))
+
     def to(self, device: torch.device | str) -> Schedule:
-        """The same schedule on another device, but for the learning rates, which the host reads."""
-        moved = {f.name: getattr(self.rows, f.name) for f in fields(Row)}
-        return Schedule(Row(**{k: v if k.endswith("lr") else v.to(device) for k, v in moved.items()}))
+        """The same schedule on another device."""
+        return Schedule(Row(*(getattr(self.rows, f.name).to(device) for f in fields(Row))))
 
 
 def draw_schedule(config: TrainConfig, field: VoxelField, sigmas: Tensor, size: int) -> Schedule:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .config import TrainConfig, differences, load_yaml, merge
 from .errors import UserError
-from .scores.diffusers import FolderSettings
 from .scores.load import EMBEDDED, STABLE_DIFFUSION, model_folder
+from .scores.parts import FolderSettings
 
 CONFIG = "config.yaml"
+#: Presets that replace a model's own settings, as changes to `TrainConfig`, whose defaults are the paper's but for one.
+PRESETS: dict[str, dict[str, Any]] = {"paper": {"preset": "paper", "score": {"antithetic": False}}}
 
 
 def pick_device(name: str) -> torch.device:
@@ -41,14 +44,17 @@ def default_model(device: str = "auto") -> str:
     return STABLE_DIFFUSION if device != "cpu" and torch.cuda.is_available() else EMBEDDED
 
 
-def default_config(model: str) -> TrainConfig:
-    """The settings that suit a model: its own `sjc_fast.json`, or the paper's.
+def default_config(model: str, preset: str = "model") -> TrainConfig:
+    """The settings that suit a model: its own `sjc_fast.json`, or the paper's (always, with the preset "paper").
+
+    Without a preset, the paper's come with antithetic noise where the number of noise samples is even: the mean of the
+    estimate is the same.
 
     Raises:
         UserError: there is no such model, or its settings are wrong.
     """
     folder = model_folder(model)
-    own = FolderSettings.read(folder).defaults if folder else {}
+    own = PRESETS.get(preset) or (FolderSettings.read(folder).defaults if folder else {})
     # A folder is kept by its full path, so that the run can be rendered and resumed from anywhere.
     name = str(folder.resolve()) if folder and model != EMBEDDED else model
     return merge(replace(TrainConfig(), model=name), own, f"{model}/sjc_fast.json")
@@ -69,6 +75,25 @@ def resumed_config(folder: Path, wanted: TrainConfig | None = None) -> TrainConf
     if wanted.output != folder:
         raise UserError(f"--output {wanted.output}: a resumed run goes on in its own folder, {folder}")
     return replace(wanted, resume=folder)
+
+
+def network_dtype(name: str) -> torch.dtype | None:
+    """The precision an option stands for; None where the loader chooses."""
+    return {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}.get(name)
+
+
+def limit_memory(gigabytes: float | None, device: torch.device) -> None:
+    """Let this process use only so many GiB of a CUDA device; None is no limit.
+
+    Raises:
+        UserError: the device is not a CUDA device.
+    """
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        share = 1.0 if gigabytes is None else min(1.0, gigabytes * 2**30 / total)
+        torch.cuda.set_per_process_memory_fraction(share, device)
+    elif gigabytes is not None:
+        raise UserError(f"--memory-limit {gigabytes:g}: it limits a CUDA device's memory, and the run is on the CPU")
 
 
 def check_words(config: TrainConfig) -> None:

@@ -1,42 +1,24 @@
-"""The trainer: one step function that chains 2D scores through the renderer (Eq. 11), and the state it acts on."""
+"""The trainer: the state of a run, and the loop that takes its steps, eagerly or as a CUDA graph."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+import logging
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from . import graphs
 from .checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from .config import TrainConfig, digest
 from .errors import UserError
-from .field import VoxelField, check_tensors, parameter_groups
-from .kernels.noise import normal
-from .losses import centre_depth_loss
-from .paas import ESTIMATORS, combine, denoise_copies, draw_noise, noise_shape, weigh
-from .rendering import choose_backend, render
-from .schedule import Row, Schedule, draw_schedule
+from .field import VoxelField, check_tensors
+from .rendering import choose_backend
+from .schedule import Schedule, draw_schedule
 from .scores.protocol import ScoreModel
+from .steps import Conditions, Metrics, Step, make_step
 
-
-class Metrics(NamedTuple):
-    """What a step measured, as tensors on the device (reading one waits for the device)."""
-
-    sigma: Tensor  # [] mean over views
-    opacity: Tensor  # [] mean over views and pixels
-    emptiness: Tensor  # [] mean over views, unweighted
-    score: Tensor  # [] root mean square of the update
-
-
-@dataclass
-class Conditions:
-    """The encoded prompts of a run."""
-
-    prompts: Tensor  # [directions, ...] one row a direction
-    unconditional: Tensor | None  # [1, ...]; None without guidance
+LOG = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -44,7 +26,7 @@ class Trainer:
 
     Args:
         config: the run; `size` defaults to what the model scores.
-        model: the score model.
+        model: the score model. Its text encoder is let go once the prompts are encoded.
         device: where field and schedule live.
 
     Raises:
@@ -63,34 +45,65 @@ class Trainer:
         self.backend = choose_backend(config.backend, self.device)
         self.size = config.size or model.size
         self.field = build_field(config, model).to(self.device)
-        groups = parameter_groups(self.field, config.optimizer.lr, config.optimizer.background_lr)
-        kinds = {"adamax": torch.optim.Adamax, "adam": torch.optim.Adam}
-        self.optimizer = kinds[config.optimizer.name](groups)
         self.schedule: Schedule = draw_schedule(config, self.field, model.sigmas, self.size).to(self.device)
-        self.conditions = encode_prompts(config, model, self.device)
+        conditions = encode_prompts(config, model, self.device)
+        model.release_text_encoder()
+        self.take: Step = make_step(config, self.field, model, conditions, self.size, self.backend)
+        self.graph = config.graph and self.take.capturable and self.device.type == "cuda"
         self.position = 0
+        self.log = torch.zeros(len(self.schedule), len(Metrics._fields), device=self.device)  # a row a step taken
+        self._counter = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self._replay: Callable[[], None] | None = None
+        self._eager = 0  # steps taken without the graph since it became possible
 
-    def step(self) -> Metrics:
-        """Take the next step of the schedule."""
-        metrics = train_step(self, self.schedule[self.position])
+    def step(self) -> None:
+        """Take the next step of the schedule; what it measures becomes row `position` of `log`.
+
+        The first steps are taken eagerly, and are the graph's warm-up.
+        """
+        if self.graph and self._replay is None and self._eager >= graphs.WARM_UP:
+            self._capture()
+        if self._replay is not None:
+            self._replay()
+        else:
+            self._advance()
+            self._eager += 1
         self.position += 1
-        return metrics
 
-    def remaining(self) -> Iterator[tuple[int, Metrics]]:
-        """Take the steps that are left, yielding the number of steps taken so far and what the last one measured."""
+    def _advance(self) -> None:
+        """What a graph holds: no number on the host decides anything here."""
+        metrics = self.take(self.schedule.at(self._counter))
+        self.log.index_copy_(0, self._counter, torch.stack(metrics)[None])
+        self._counter += 1
+
+    def _capture(self) -> None:
+        try:
+            self._replay = graphs.capture(self._advance)
+        except RuntimeError as error:
+            self.graph = False
+            LOG.warning("the steps run without a CUDA graph: %s", " ".join(str(error).split())[:200])
+
+    def remaining(self) -> Iterator[int]:
+        """Take the steps that are left, yielding the number of steps taken so far."""
         while self.position < len(self.schedule):
-            metrics = self.step()
-            yield self.position, metrics
+            self.step()
+            yield self.position
 
     def is_finite(self) -> bool:
-        """Whether every parameter is a finite number."""
+        """Whether every parameter is a finite number (waits for the device)."""
         return all(bool(p.isfinite().all()) for p in self.field.parameters())
+
+    def first_bad_step(self) -> int | None:
+        """The first step that left the field with NaN or infinity, counted from 1 (waits for the device)."""
+        bad = (~self.log[: self.position, Metrics._fields.index("field")].isfinite()).nonzero()
+        return int(bad[0]) + 1 if len(bad) else None
 
     def checkpoint(self) -> Checkpoint:
         """The run as it stands."""
-        return Checkpoint(
-            self.position, digest(self.config), dict(self.field.state_dict()), optimizer_tensors(self.optimizer)
-        )
+        for state in self.take.optimizer.state.values():
+            state["step"].fill_(self.position)  # the fused step counts with the schedule
+        optimizer = optimizer_tensors(self.take.optimizer)
+        return Checkpoint(self.position, digest(self.config), dict(self.field.state_dict()), optimizer)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of the same configuration.
@@ -105,52 +118,46 @@ class Trainer:
                 raise ValueError(f"it was made after step {checkpoint.step}")
             check_tensors(checkpoint.field, self.field.density_shift)
             self.field.load_state_dict(checkpoint.field)
-            restore_optimizer(self.optimizer, dict(checkpoint.optimizer))
+            restore_optimizer(self.take.optimizer, dict(checkpoint.optimizer))
         except (RuntimeError, ValueError) as error:
             raise UserError(f"the checkpoint is damaged: {' '.join(str(error).split())}") from None
         self.position = checkpoint.step
+        self._counter.fill_(checkpoint.step)
+        self._replay, self._eager = None, 0  # a graph holds the addresses of the old state
 
 
-def train_step(run: Trainer, row: Row) -> Metrics:
-    """Render, score, chain, update: one step, which reads one row of the schedule and nothing random besides.
+class Readout:
+    """What steps measured, on its way to the host: copied while the device goes on, read once it has arrived.
 
-    The score enters the renderer's backward pass as its upstream gradient (Eq. 11): nothing is differentiated through
-    the network. Scores and losses are summed over the V views and divided by V.
+    At most `AHEAD` copies are under way, so that the host never runs far ahead of the device.
     """
-    config, views = run.config, run.config.views
-    cameras = row.cameras
-    background = None if config.field.background == "texture" else row.background * 2 - 1
-    beta = config.losses.emptiness_beta
-    view = render(run.field, cameras, run.size, backend=run.backend, background=background, beta=beta, slots=row.slots)
-    update = score_views(run, view.features.detach(), row)
 
-    loss = row.emptiness_weight * view.emptiness.sum() / views
-    if config.losses.depth_weight:
-        loss = loss + row.depth_weight * centre_depth_loss(view.depth, config.losses.depth_window)
-    run.optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward([view.features, loss], [-update / views, None])
-    for group, lr in zip(run.optimizer.param_groups, (row.lr, row.background_lr), strict=True):
-        group["lr"] = float(lr)
-    run.optimizer.step()
-    return Metrics(
-        row.sigma.mean(),
-        view.opacity.detach().mean(),
-        view.emptiness.detach().mean(),
-        update.square().mean().sqrt(),
-    )
+    AHEAD = 2
 
+    def __init__(self, log: Tensor) -> None:
+        self.log = log
+        self._pending: list[tuple[int, Tensor, torch.cuda.Event | None]] = []
 
-@torch.no_grad()
-def score_views(run: Trainer, x: Tensor, row: Row) -> Tensor:
-    """The weighted PAAS of clean views [V, C, H, W], with the noise of the row's step."""
-    config, score = run.config, run.config.score
-    shape = noise_shape(x, config.noise_samples, score.antithetic)
-    noise = normal(config.seed, row.step, math.prod(shape), x.device).reshape(shape)
-    noise = draw_noise(x, config.noise_samples, score.antithetic, noise)
-    condition = run.conditions.prompts[row.direction]
-    denoised = denoise_copies(run.model, x, row.sigma, condition, run.conditions.unconditional, config.guidance, noise)
-    estimate = combine(x, row.sigma, denoised, noise, ESTIMATORS[score.estimator], score.antithetic)
-    return weigh(estimate, row.sigma, score.weighting)
+    def send(self, position: int) -> None:
+        """Start copying what step `position` (from 1) measured."""
+        cuda = self.log.device.type == "cuda"
+        row = torch.empty(self.log.shape[1], pin_memory=cuda)
+        row.copy_(self.log[position - 1], non_blocking=True)
+        event = torch.cuda.Event() if cuda else None
+        if event:
+            event.record()
+        self._pending.append((position, row, event))
+
+    def arrived(self, everything: bool = False) -> Iterator[tuple[int, dict[str, float]]]:
+        """Step and metrics by name, oldest first, of all copies that are there; or wait for everything."""
+        while self._pending:
+            position, row, event = self._pending[0]
+            if event is not None and not event.query():
+                if len(self._pending) < self.AHEAD and not everything:
+                    return
+                event.synchronize()
+            del self._pending[0]
+            yield position, dict(zip(Metrics._fields, row.tolist(), strict=True))
 
 
 def build_field(config: TrainConfig, model: ScoreModel) -> VoxelField:

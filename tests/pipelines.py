@@ -7,6 +7,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from sjc_fast.scores.diffusers import DiffusersModel
+
 WORDS = ["a", "red", "blue", "cube", "ball", "front", "view", "of", "side", "overhead", "back"]
 
 
@@ -80,3 +82,9 @@ def stable_diffusion(folder: Path, prediction: str = "epsilon", *, vae: bool = T
 
 def ddim(folder: Path) -> DDIMScheduler:
     return DDIMScheduler.from_pretrained(folder / "scheduler", clip_sample=False)
+
+
+def bare_model(unet: UNet2DConditionModel, dtype: torch.dtype, device: str) -> DiffusersModel:
+    """A score model of a UNet and Stable Diffusion's noise table, without texts or pictures."""
+    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    return DiffusersModel(unet.to(dtype), scheduler, lambda: None, lambda: None, device=device, dtype=dtype)

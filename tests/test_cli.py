@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pipelines
@@ -73,6 +74,10 @@ def refused(done, message, cwd=None):
         (["train", "--prompt", "a red cube", "--output", b"z\xff"], "give a name of readable characters"),
         (["train", "--prompt", b"a red cube \xff"], "one line of readable text"),
         (["train", "--prompt", "a red cube", "--model", ""], "no model ''"),
+        (["train", "--prompt", "a red cube", "--attention", "xformers"], "it is not installed: pip install"),
+        (["train", "--prompt", "a red cube", "--memory-limit", "4"], "--memory-limit 4: it limits a CUDA device's"),
+        (["train", "--prompt", "a red cube", "--lora", "no.safetensors"], "--lora"),
+        (["train", "--prompt", "a red cube", "--preset", "best"], "--preset"),
         (["train", "--resume", "."], "not a run folder"),
         (["render", "nowhere"], "not a run folder"),
         (["export", "nowhere"], "not a run folder"),
@@ -294,7 +299,44 @@ def test_models_and_doctor(tmp_path):
     done = sjc("doctor", cwd=tmp_path)
     assert done.returncode == 0
     assert "[--] cuda: none" in done.stdout
+    assert "[--] xformers: optional attention kernels; it is not installed" in done.stdout
     assert "reference" in done.stdout
+
+
+STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+def test_the_papers_settings():
+    """DESIGN section 3, for any model; without the preset, Stable Diffusion has them too, but for antithetic pairs."""
+    paper = train.read_config(["--prompt", "x", "--preset", "paper", "--model", "shapes"])
+    assert (paper.steps, paper.views, paper.noise_samples, paper.guidance, paper.size) == (10_000, 1, 1, 100.0, None)
+    assert (paper.field.resolution, paper.field.density_shift, paper.field.density_init) == (100, -1.0, 0.0)
+    assert (paper.field.feature_std, paper.field.background) == (1.0, "texture")
+    score, sigma = paper.score, paper.score.sigma
+    assert (score.estimator, score.antithetic, score.weighting, score.negative_prompt) == ("eq16", False, "sigma", "")
+    assert (sigma.mode, sigma.drop_largest, sigma.drop_smallest, sigma.low, sigma.high) == (
+        "random",
+        30,
+        10,
+        None,
+        None,
+    )
+    assert (paper.optimizer.name, paper.optimizer.lr, paper.optimizer.background_lr) == ("adamax", 0.05, 1e-4)
+    assert paper.optimizer.decay == "constant"
+    losses = paper.losses
+    assert (losses.emptiness_weight, losses.emptiness_beta, losses.emptiness_multiplier) == (1e4, 10.0, 20.0)
+    assert (losses.emptiness_start, losses.depth_weight, losses.depth_window) == (0.5, 0.0, 50 / 64)
+    cameras = paper.cameras
+    assert (cameras.law, cameras.radius, cameras.fov, cameras.v) == ("sphere", 1.5, (40.0, 70.0), (0.0, 100.0))
+
+    usual = train.read_config(["--prompt", "x", "--model", STABLE_DIFFUSION])
+    assert usual.score.antithetic is None
+    assert not usual.antithetic  # one noise sample
+    assert replace(usual, noise_samples=8).antithetic
+    assert not replace(paper, noise_samples=8).antithetic
+    same = replace(paper, model=usual.model, preset="model", score=replace(score, antithetic=None))
+    assert same == usual
+    assert train.read_config(["--prompt", "x", "--model", "shapes"]).guidance == 1.0
 
 
 def test_unbox():

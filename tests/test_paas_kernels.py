@@ -85,6 +85,9 @@ def test_perturb(samples, antithetic, doubled, patch, last, dtype):
         (1, False, None, 0.0, "sigma", 1),
         (4, True, 7.5, 1.0, "sigma2", 2),
         (3, False, 100.0, 0.4, "one", 1),
+        (3, False, 7.5, "auto", "sigma", 2),
+        (1, False, None, "auto", "sigma2", 1),
+        (2, True, None, "auto", "sigma", 1),
     ],
 )
 def test_combine(prediction, samples, antithetic, guidance, coefficient, weighting, patch):
@@ -109,7 +112,7 @@ def test_combine(prediction, samples, antithetic, guidance, coefficient, weighti
             "v_prediction": lambda w=whole, n=noisy: n / (1 + s**2) - s / (1 + s**2).sqrt() * w,
             "sample": lambda w=whole: w,
         }[prediction]()
-        truth = weigh(plain_combine(x, sigma, denoised, noise, coefficient), sigma, weighting)
+        truth = weigh(plain_combine(x, sigma, denoised, noise, coefficient, antithetic), sigma, weighting)
         error = (mine - truth).abs() / (1 + truth.abs())
         assert float(error.max()) < (2e-5 if weighting != "one" else 2e-3)  # 1 / sigma^2 is up to 11 here
 
@@ -155,4 +158,5 @@ def test_opcheck():
     torch.library.opcheck(module._perturb, (x, sigma, *rest, 2, True, True, 2, torch.float16, True))
     answer = perturb(x, sigma, *rest, noise_samples=2, doubled=True)
     guidance = torch.tensor(7.5, device=DEVICE)
-    torch.library.opcheck(module._combine, (x, sigma, answer, *rest, guidance, 2, False, 1, 0.0, 1, 1))
+    torch.library.opcheck(module._combine, (x, sigma, answer, *rest, guidance, None, 2, False, 1, 0.0, 1, 1))
+    torch.library.opcheck(module._regress, (x, sigma, answer, *rest, guidance, 2, 1, 1))

@@ -22,6 +22,8 @@ FLOORS = {
     "api": 4,
     "settings": 4,
     "trainer": 3,
+    "steps": 3,
+    "graphs": 3,
     "schedule": 3,
     "checkpoint": 3,
     "config": 3,

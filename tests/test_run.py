@@ -176,14 +176,14 @@ def test_nan_stops_the_run_at_the_last_good_checkpoint(tmp_path, monkeypatch):
         def start(self, trainer, folder):
             self.trainer = trainer
 
-        def step(self, position, metrics):
+        def step(self, position):
             if position == 5:
                 self.trainer.field.density.data[0, 0, 0] = float("nan")
 
     config = default_config("shapes")
     config = merge(config, {"prompt": "a red cube", "steps": 9, "output": str(tmp_path / "run")})
     config = merge(config, {"field": {"resolution": 8}, "log": {"checkpoint_every": 2, "metrics_every": 1}})
-    with pytest.raises(UserError, match=r"NaN or infinity at step 5; the last good checkpoint is .*checkpoint"):
+    with pytest.raises(UserError, match=r"NaN or infinity at step 6; the last good checkpoint is .*checkpoint"):
         run.run(config, Poison())
     kept = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
     assert kept.step == 4

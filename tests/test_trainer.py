@@ -6,12 +6,13 @@ import golden
 import pytest
 import torch
 
-from sjc_fast import MixtureModel, UserError, trainer
+from sjc_fast import MixtureModel, UserError
+from sjc_fast import steps as steps_module
 from sjc_fast.checkpoint import load_checkpoint, save_checkpoint
 from sjc_fast.config import OptimizerConfig, SigmaConfig, TrainConfig, merge
 from sjc_fast.rendering.rays import count_slots
 from sjc_fast.schedule import Row, draw_sigmas, learning_rates
-from sjc_fast.trainer import Trainer, train_step
+from sjc_fast.trainer import Trainer
 
 
 def generator(seed=0):
@@ -54,7 +55,7 @@ def test_the_authors_training_run(monkeypatch, backend):
     run = Trainer(merge(TrainConfig(), settings), ClosedForm(size))
     run.field.load_state_dict(golden.field_of(data, "init_").state_dict())
     cameras = [golden.camera_of(c, k, size) for c, k in zip(data["c2w"], data["K"], strict=True)]
-    monkeypatch.setattr(trainer, "normal", lambda seed, step, count, device: data["noise"][int(step)].reshape(-1))
+    monkeypatch.setattr(steps_module, "normal", lambda seed, step, count, device: data["noise"][int(step)].reshape(-1))
 
     for i, camera in enumerate(cameras):
         row = replace(
@@ -64,7 +65,7 @@ def test_the_authors_training_run(monkeypatch, backend):
             sigma=data["sigma"][i][None],
             slots=count_slots(camera, size, run.field.box, run.field.step_size()),
         )
-        metrics = train_step(run, row)
+        metrics = run.take(row)
         theirs = data["emptiness_losses"][i] / row.emptiness_weight
         torch.testing.assert_close(metrics.emptiness, theirs, rtol=1e-4, atol=0)
 
@@ -150,11 +151,11 @@ def test_views_are_averaged():
                 )
             )
             run.config.views = 1
-        run.optimizer.step = lambda: None
+        run.take.optimise = lambda _row: None
         # The score is linear in nothing random: take the noise away, and views no longer depend on their place.
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(trainer, "normal", lambda seed, step, count, device: torch.zeros(count))
-            train_step(run, row)
+            patch.setattr(steps_module, "normal", lambda seed, step, count, device: torch.zeros(count))
+            run.take(row)
         return [p.grad for p in run.field.parameters() if p.grad is not None]
 
     for both, first, second in zip(gradients(None), gradients(0), gradients(1), strict=True):

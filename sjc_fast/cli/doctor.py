@@ -36,15 +36,27 @@ def findings() -> Iterator[tuple[str, str, str]]:
         ("torch", ""),
         ("diffusers", ""),
         ("transformers", ""),
+        ("peft", "for --lora: pip install peft"),
         ("triton", "for the fused kernels; Linux x86-64 only"),
-        ("xformers", "optional attention kernels: pip install 'sjc-fast[xformers]'"),
     ):
         try:
             yield "ok", name, importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             yield ("--" if why else "!!"), name, f"not installed{'; ' + why if why else ': pip install ' + name}"
+    yield from _xformers()
     yield from _devices()
     yield from _tools()
+
+
+def _xformers() -> Iterator[tuple[str, str, str]]:
+    from ..scores.attention import xformers_problem
+
+    problem = xformers_problem()
+    try:
+        version = importlib.metadata.version("xformers")
+        yield ("--" if problem else "ok"), "xformers", version + (f"; {problem}" if problem else "")
+    except importlib.metadata.PackageNotFoundError:
+        yield "--", "xformers", f"optional attention kernels; {problem}"
 
 
 def _devices() -> Iterator[tuple[str, str, str]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..scores.diffusers import FolderSettings
 from ..scores.load import EMBEDDED, STABLE_DIFFUSION, embedded_folder
+from ..scores.parts import FolderSettings
 from . import parse
 
 

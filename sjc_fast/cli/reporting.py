@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..config import flatten, to_dict
 from ..run import Reporter
-from ..trainer import Metrics, Trainer
+from ..trainer import Trainer
 from . import say
 
 
@@ -20,8 +20,8 @@ class ProgressReporter(Reporter):
     _bar: tqdm | None = None
 
     def announce(self, message: str) -> None:
-        """Say what is used and how to change it."""
-        say(f"{message} (change with --model, --backend, --device)")
+        """Say what is used."""
+        say(message)
 
     def start(self, trainer: Trainer, folder: Path) -> None:
         """Open the bar and the events."""
@@ -29,7 +29,6 @@ class ProgressReporter(Reporter):
 
         config = trainer.config
         say(f"run folder {folder}")
-        self._every = config.log.metrics_every
         self._writer = SummaryWriter(folder, purge_step=trainer.position + 1)
         if trainer.position == 0:
             table = "\n".join(f"    {k}: {v}" for k, v in flatten(to_dict(config)).items() if "directions" not in k)
@@ -43,14 +42,15 @@ class ProgressReporter(Reporter):
             mininterval=0.5 if sys.stderr.isatty() else 15,  # a log file needs fewer lines than a screen
         )
 
-    def step(self, position: int, metrics: Metrics) -> None:
-        """Advance the bar; read the metrics every few steps only, since reading them waits for the device."""
-        self._bar.update()
-        if position % self._every == 0:
-            values = {k: float(v) for k, v in metrics._asdict().items()}
-            self._bar.set_postfix(sigma=f"{values['sigma']:.2f}", opacity=f"{values['opacity']:.2f}", refresh=False)
-            for name, value in values.items():
-                self._writer.add_scalar(f"train/{name}", value, position)
+    def step(self, position: int) -> None:
+        """Advance the bar."""
+        self._bar.update(position - self._bar.n)
+
+    def measured(self, position: int, metrics: dict[str, float]) -> None:
+        """Show some of the metrics, and keep all as events."""
+        self._bar.set_postfix(sigma=f"{metrics['sigma']:.2f}", opacity=f"{metrics['opacity']:.2f}", refresh=False)
+        for name, value in metrics.items():
+            self._writer.add_scalar(f"train/{name}", value, position)
 
     def preview(self, position: int, picture: Tensor) -> None:
         """Keep the preview as an event too."""

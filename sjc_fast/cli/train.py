@@ -39,7 +39,7 @@ def read_config(arguments: list[str]) -> TrainConfig:
     model = _option(arguments, "model")
     if model is None:
         model = default_model(_option(arguments, "device") or "auto")
-    default = default_config(model)
+    default = default_config(model, _option(arguments, "preset") or "model")
     return replace(parse(TrainConfig, arguments, "train", default), model=default.model)
 
 

@@ -25,6 +25,8 @@ def take_pictures(
     size: int,
     background: tuple[float, float, float] | None = None,
     backend: str = "auto",
+    *,
+    decoded: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """RGB and depth pictures as people see them.
 
@@ -32,6 +34,7 @@ def take_pictures(
         cameras: V cameras.
         size: pixels a side of the RGB picture (a latent model renders size / upscale and decodes).
         background: plain colour, RGB in [0, 1]; None for the field's own texture.
+        decoded: through the model's decoder; else its cheap preview, enlarged.
 
     Returns:
         rgb [V, 3, size', size'] and depth shading [V, 1, h, w], both in [0, 1]; near is bright, nothing is black.
@@ -40,7 +43,10 @@ def take_pictures(
     if background is not None:
         plain = torch.tensor(background, device=field.box.device).expand(len(cameras), 3) * 2 - 1
     out = render(field, cameras, max(1, size // model.upscale), background=plain, backend=backend, skip_empty=True)
-    return model.decode(out.features), shade_depth(out.depth, out.opacity, cameras, field.box)[:, None]
+    rgb = model.decode(out.features) if decoded else model.preview(out.features)
+    factor = out.features.shape[-1] * model.upscale // rgb.shape[-1]  # a preview may have a latent's size
+    rgb = rgb.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
+    return rgb, shade_depth(out.depth, out.opacity, cameras, field.box)[:, None]
 
 
 def shade_depth(depth: Tensor, opacity: Tensor, cameras: Cameras, box: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,16 @@ def scene_of(field: VoxelField, cameras: Cameras, background: Tensor | None = No
     )
 
 
+def march_settings(field: VoxelField, beta: float, step_ratio: float = 0.5) -> dict[str, Any]:
+    """What the march is told about a field."""
+    return {
+        "step": field.step_size(step_ratio),
+        "density_shift": field.density_shift,
+        "sigmoid": field.activation == "sigmoid",
+        "beta": beta,
+    }
+
+
 def render_triton(
     field: VoxelField,
     cameras: Cameras,
@@ -59,14 +70,7 @@ def render_triton(
     from ..kernels.march import march, march_skip
 
     scene = scene_of(field, cameras, background)
-    settings = {
-        "height": height,
-        "width": width,
-        "step": field.step_size(step_ratio),
-        "density_shift": field.density_shift,
-        "sigmoid": field.activation == "sigmoid",
-        "beta": beta,
-    }
+    settings = {"height": height, "width": width, **march_settings(field, beta, step_ratio)}
     if skip_empty:
         views = march_skip(*scene, brick_maximum(field.density.detach()), **settings, skip_below=SKIP_BELOW)
     else:

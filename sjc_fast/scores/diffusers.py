@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
-from logging import CRITICAL
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,60 +12,33 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ..errors import UserError
-from .vocabulary import Vocabulary
+from .attention import check_attention, use_attention
+from .lora import Lora
+from .parts import FolderSettings, PartLoader, one_line
 
-PARTS = ("unet", "scheduler", "tokenizer", "text_encoder")
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
+LOG = logging.getLogger(__name__)
 
-
-@dataclass
-class FolderSettings:
-    """A model folder's own `sjc_fast.json`, or nothing special."""
-
-    name: str = ""
-    pixel_patch: int = 1
-    timestep: str = "nearest"
-    """"nearest" tick of the noise table, or "interpolated" between ticks."""
-    vocabulary: Vocabulary | None = None
-    defaults: dict[str, Any] = field(default_factory=dict)
-    """A partial configuration tree for `train`."""
-
-    @classmethod
-    def read(cls, folder: Path) -> FolderSettings:
-        """Settings of a local folder; the plain ones if it has no `sjc_fast.json`."""
-        path = folder / "sjc_fast.json"
-        if not path.exists():
-            return cls()
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            words = raw.get("vocabulary")
-            vocabulary = Vocabulary.read(words) if words else None
-            patch, timestep = raw.get("pixel_patch", 1), raw.get("timestep", "nearest")
-            if not isinstance(patch, int) or not 1 <= patch <= 64 or timestep not in ("nearest", "interpolated"):
-                raise ValueError(f"pixel_patch {patch} or timestep {timestep!r}")
-            personal = {"prompt", "model", "output", "resume", "device", "seed"} & set(raw.get("defaults", {}))
-            if personal:
-                raise ValueError(f"defaults may not set {', '.join(sorted(personal))}")
-            return cls(
-                name=str(raw.get("name", folder.name)),
-                pixel_patch=patch,
-                timestep=timestep,
-                vocabulary=vocabulary,
-                defaults=dict(raw.get("defaults", {})),
-            )
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{path} is not valid: {error}") from None
+#: RGB in [-1, 1] of a Stable Diffusion 1.x or 2.x latent, approximately: a linear fit published by K. Turner in 2022
+#: (discuss.huggingface.co/t/23204). Rows are the latent's channels.
+LATENT_TO_RGB = (
+    (0.298, 0.207, 0.208),
+    (0.187, 0.286, 0.173),
+    (-0.158, 0.189, 0.264),
+    (-0.184, -0.271, -0.473),
+)
+STABLE_DIFFUSION_SCALE = 0.18215  # the scaling factor of the VAE whose latents that fit is for
 
 
 class DiffusersModel:
-    """A UNet, its text encoder and noise table, as a `ScoreModel`.
+    """A UNet, its text encoder and noise table, as a `ScoreModel` whose network can be asked directly (`predict`).
 
     Args:
         unet: a `UNet2DConditionModel` in `dtype` (or anything called like one).
         scheduler: a diffusers scheduler on a beta schedule, for its prediction type and noise table.
-        tokenizer, text_encoder: a transformers pair.
+        text_source: loads the transformers pair of tokenizer and text encoder, when something is encoded.
         vae_source: loads the VAE when something is first decoded; None for a pixel model.
         upscale: image pixels a side of one latent.
+        latent_scale: the VAE's scaling factor; that of Stable Diffusion has a linear preview.
         settings: the folder's own.
         device, dtype: where and in what precision the network runs.
     """
@@ -75,11 +47,11 @@ class DiffusersModel:
         self,
         unet: Any,
         scheduler: Any,
-        tokenizer: Any,
-        text_encoder: Any,
-        vae_source: Any = None,
+        text_source: Callable[[], tuple[Any, Any]],
+        vae_source: Callable[[], Any] | None = None,
         *,
         upscale: int = 1,
+        latent_scale: float | None = None,
         settings: FolderSettings | None = None,
         name: str = "diffusers",
         device: torch.device | str = "cpu",
@@ -88,23 +60,24 @@ class DiffusersModel:
         own = settings or FolderSettings()
         self.prediction = scheduler.config.get("prediction_type", "epsilon")
         self.device, self.dtype = torch.device(device), dtype
-        self.unet = unet.to(self.device).eval().requires_grad_(False)
-        self.text_encoder = text_encoder.to(self.device).eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        self.unet = unet.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self._text_source, self._text = text_source, None
         self._vae_source, self._vae = vae_source, None
         self.patch, self.timestep = own.pixel_patch, own.timestep
         self.vocabulary, self.settings = own.vocabulary, own.defaults
         self.name = own.name or name
-        self.latent, self.upscale = vae_source is not None, upscale
+        self.latent, self.upscale, self.latent_scale = vae_source is not None, upscale, latent_scale
         self.channels = unet.config.in_channels // self.patch**2
         self.size = unet.config.sample_size * self.patch
+        self.attention = "sdpa"  # the operator that runs
+        self.most: int | None = None  # inputs that fit into one call, once more were too many
         alphas = scheduler.alphas_cumprod.double()
         self.sigmas = ((1 - alphas) / alphas).sqrt().float()
-        self._table = self.sigmas.to(self.device)
+        self._table = self.sigmas.to(self.device).log()
 
     def ticks(self, sigma: Tensor) -> Tensor:
         """Time steps for noise levels [B]: the nearest tick in log sigma, or interpolated between two (float)."""
-        table = self._table.log()
+        table = self._table
         level = sigma.to(table).log()
         above = torch.searchsorted(table, level.contiguous()).clamp(1, len(table) - 1)
         low, high = table[above - 1], table[above]
@@ -113,14 +86,52 @@ class DiffusersModel:
         return tick if self.timestep == "interpolated" else tick.round().long()
 
     @torch.no_grad()
+    def predict(self, batch: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
+        """The network's own answer (epsilon, v or sample: `prediction`), in one call where memory allows.
+
+        Where it does not, the batch goes through in equal parts from then on, which a warning says once.
+
+        Args:
+            batch: inputs as the network wants them, ``x / sqrt(1 + sigma^2)`` with patches as channels, in `dtype`:
+                [B, C p p, h / p, w / p].
+            sigma: noise levels, [B].
+            condition: rows of what `encode` returned, [B, ...].
+
+        Returns:
+            Like `batch`.
+
+        Raises:
+            torch.OutOfMemoryError: not even one input fits.
+        """
+        inputs = (batch, self.ticks(sigma.to(self.device)), condition.to(self.device, self.dtype))
+        warned = self.most is not None
+        while True:
+            size = _equal_part(len(batch), self.most)
+            try:
+                answer = self._ask(inputs, size)
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                self.most = _equal_part(len(batch), size - 1)
+            else:
+                break
+            torch.cuda.empty_cache()  # outside of the handler, whose traceback holds what was allocated
+        if self.most is not None and not warned:
+            LOG.warning("memory is short: %d inputs go through the network %d at a time", len(batch), size)
+        return answer
+
+    def _ask(self, inputs: tuple[Tensor, Tensor, Tensor], size: int) -> Tensor:
+        parts = zip(*(x.split(size) for x in inputs), strict=True)
+        answers = [self.unet(x, tick, text, return_dict=False)[0] for x, tick, text in parts]
+        return answers[0] if len(answers) == 1 else torch.cat(answers)
+
+    @torch.no_grad()
     def denoise(self, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
         """See `ScoreModel.denoise`. The network sees ``x / sqrt(1 + sigma^2)``; its answer becomes D in float32."""
         s = sigma.to(x)[:, None, None, None]
         scale = (1 + s**2).sqrt()
-        scaled = pixel_unshuffle(x / scale, self.patch).to(self.device, self.dtype)
-        condition = condition.to(self.device, self.dtype)
-        answer = self.unet(scaled, self.ticks(sigma.to(self.device)), condition).sample
-        answer = pixel_shuffle(answer.to(x), self.patch)
+        scaled = pixel_unshuffle(x / scale, self.patch).to(self.device, self.dtype, memory_format=torch.channels_last)
+        answer = pixel_shuffle(self.predict(scaled, sigma, condition).to(x), self.patch)
         if self.prediction == "epsilon":
             return x - s * answer
         if self.prediction == "v_prediction":
@@ -129,20 +140,28 @@ class DiffusersModel:
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> Tensor:
-        """Text embeddings, [B, tokens, width]."""
+        """Text embeddings, [B, tokens, width]. Loads the text encoder if `release_text_encoder` let it go."""
+        if self._text is None:
+            tokenizer, encoder = self._text_source()
+            self._text = tokenizer, encoder.to(self.device).eval().requires_grad_(False)
+        tokenizer, encoder = self._text
         if self.vocabulary:
             prompts = [" ".join(self.vocabulary.words(p)) for p in prompts]
-        length = self.tokenizer.model_max_length
-        limit = getattr(self.text_encoder.config, "max_position_embeddings", length)
-        tokens = self.tokenizer(
+        length = tokenizer.model_max_length
+        limit = getattr(encoder.config, "max_position_embeddings", length)
+        tokens = tokenizer(
             prompts, padding="max_length", max_length=min(length, limit), truncation=True, return_tensors="pt"
         )
-        return self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
+        return encoder(tokens.input_ids.to(self.device)).last_hidden_state
+
+    def release_text_encoder(self) -> None:
+        """See `ScoreModel.release_text_encoder`."""
+        self._text = None
 
     def prepare_decoder(self) -> None:
-        """Load the VAE, if there is one and it is not loaded yet."""
+        """Load the VAE into the host's memory, if there is one and it is not loaded yet."""
         if self.latent and self._vae is None:
-            self._vae = self._vae_source().to(self.device).eval().requires_grad_(False)
+            self._vae = self._vae_source().eval().requires_grad_(False)
 
     @torch.no_grad()
     def decode(self, features: Tensor) -> Tensor:
@@ -150,11 +169,20 @@ class DiffusersModel:
         if not self.latent:
             return (features.detach() / 2 + 0.5).clamp(0, 1)
         self.prepare_decoder()
+        self._vae.to(self.device)
         config = self._vae.config
         latents = features.detach().to(self.device, self.dtype) / config.scaling_factor
         latents = latents + (getattr(config, "shift_factor", None) or 0.0)
         pictures = torch.cat([self._vae.decode(view[None]).sample for view in latents])
         return (pictures.to(features) / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def preview(self, features: Tensor) -> Tensor:
+        """See `ScoreModel.preview`: a linear fit for Stable Diffusion's latents, without the VAE's weights."""
+        if self.latent_scale != STABLE_DIFFUSION_SCALE or self.channels != len(LATENT_TO_RGB):
+            return self.decode(features)
+        matrix = torch.tensor(LATENT_TO_RGB).to(features)
+        return (torch.einsum("vchw,cr->vrhw", features.detach(), matrix) / 2 + 0.5).clamp(0, 1)
 
     def check_prompt(self, prompt: str) -> None:
         """With a vocabulary, refuse prompts that name nothing known; without, take anything."""
@@ -162,17 +190,78 @@ class DiffusersModel:
             self.vocabulary.check(prompt)
 
 
-def load_diffusers(source: str, device: torch.device | str, dtype: torch.dtype) -> DiffusersModel:
+def _equal_part(count: int, most: int | None) -> int:
+    """The largest divisor of `count` that is at most `most`."""
+    return next(size for size in range(min(count, most or count), 0, -1) if count % size == 0)
+
+
+def load_diffusers(
+    source: str,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    *,
+    attention: str = "sdpa",
+    compiled: bool = False,
+    lora: Path | None = None,
+) -> DiffusersModel:
     """Load a model from a local folder or a hub id, through diffusers' and transformers' own loaders.
+
+    Args:
+        attention: "sdpa" (PyTorch's) or "xformers".
+        compiled: compile the UNet with `torch.compile`, at its first call.
+        lora: LoRA weights to add to UNet and text encoder.
 
     Raises:
         UserError: a part is missing, damaged or of another kind, or the hub cannot be reached.
     """
+    check_attention(attention, torch.device(device))
     loader = PartLoader(source, dtype)
+    adapter = Lora(lora) if lora else None
     scheduler = loader.scheduler()  # the small parts first: they say whether the model is of a kind that is known
     vae = loader.config("vae") if loader.has("vae") else None
-    unet = loader.config("unet")
     settings = FolderSettings.read(loader.folder) if loader.folder else FolderSettings()
+    check_kind(source, loader.config("unet"), vae, settings)
+    unet = loader.weights("unet")
+
+    def text() -> tuple[Any, Any]:
+        encoder = loader.weights("text_encoder")
+        if adapter:
+            adapter.add_to_text_encoder(encoder)
+        return loader.tokenizer(), encoder
+
+    if adapter:
+        adapter.add_to_unet(unet)
+    operator = use_attention(unet, attention, torch.device(device), dtype)
+    model = DiffusersModel(
+        unet,
+        scheduler,
+        text,
+        (lambda: loader.weights("vae")) if vae else None,
+        upscale=2 ** (len(vae["block_out_channels"]) - 1) if vae else 1,
+        latent_scale=vae.get("scaling_factor", STABLE_DIFFUSION_SCALE) if vae else None,
+        settings=settings,
+        name=source,
+        device=device,
+        dtype=dtype,
+    )
+    model.attention = operator
+    if compiled:
+        unet.compile(dynamic=False)
+    try:
+        model.encode(["a"])
+    except UserError:
+        raise
+    except Exception as error:  # whatever is wrong with the pair, it is met here and not in the middle of a run
+        raise UserError(f"model {source}: its tokenizer and text encoder do not work: {one_line(error)}") from None
+    return model
+
+
+def check_kind(source: str, unet: dict[str, Any], vae: dict[str, Any] | None, settings: FolderSettings) -> None:
+    """Refuse networks that want or make something else.
+
+    Raises:
+        UserError: what is wrong with the configurations of `unet` and `vae`.
+    """
     if unet.get("in_channels") != unet.get("out_channels") or unet.get("addition_embed_type"):
         raise UserError(f"model {source}: its UNet wants more than an image and a text, which is not supported")
     channels, patch, size = unet["in_channels"], settings.pixel_patch, unet.get("sample_size")
@@ -182,112 +271,3 @@ def load_diffusers(source: str, device: torch.device | str, dtype: torch.dtype) 
         )
     if not isinstance(size, int) or size < 1:
         raise UserError(f"model {source}: the sample_size of its UNet is {size!r}, and one number of pixels is needed")
-    model = DiffusersModel(
-        loader.weights("unet"),
-        scheduler,
-        loader.tokenizer(),
-        loader.weights("text_encoder"),
-        (lambda: loader.weights("vae")) if vae else None,
-        upscale=2 ** (len(vae["block_out_channels"]) - 1) if vae else 1,
-        settings=settings,
-        name=source,
-        device=device,
-        dtype=dtype,
-    )
-    try:
-        model.encode(["a"])
-    except Exception as error:  # whatever is wrong with the pair, it is met here and not in the middle of a run
-        raise UserError(f"model {source}: its tokenizer and text encoder do not work: {_one_line(error)}") from None
-    return model
-
-
-class PartLoader:
-    """The parts of one model, from a folder or the hub, every failure as one line.
-
-    Raises:
-        UserError: a local folder lacks a part.
-    """
-
-    def __init__(self, source: str, dtype: torch.dtype) -> None:
-        self.source, self.dtype = source, dtype
-        self.folder = Path(source) if Path(source).is_dir() else None
-        if self.folder:
-            missing = [part for part in PARTS if not (self.folder / part).is_dir()]
-            if missing:
-                known = ", ".join(PARTS)
-                raise UserError(f"model folder {source} lacks {', '.join(missing)}: a diffusers folder has {known}")
-            self._quiet()
-
-    @staticmethod
-    def _quiet() -> None:
-        """Local parts load in a moment, without bars; downloads keep theirs."""
-        from diffusers.utils import logging as diffusers_logging
-        from transformers.utils import logging as transformers_logging
-
-        for library in (diffusers_logging, transformers_logging):
-            library.set_verbosity(CRITICAL)
-            library.disable_progress_bar()
-
-    def has(self, part: str) -> bool:
-        """Whether there is such a part (hub models are taken to be latent models)."""
-        return (self.folder / part).is_dir() if self.folder else True
-
-    def _where(self, part: str) -> tuple[str, dict[str, str]]:
-        """Local parts are addressed by path: every loader takes one, and none then asks the hub."""
-        return (str(self.folder / part), {}) if self.folder else (self.source, {"subfolder": part})
-
-    def _load(self, part: str, call: Any, **options: Any) -> Any:
-        place, where = self._where(part)
-        try:
-            return call(place, **where, **options)
-        except Exception as error:  # the loaders raise many kinds; to the caller they are one
-            raise UserError(f"model {self.source}: cannot load {part}: {_one_line(error)}") from None
-
-    def config(self, part: str) -> dict[str, Any]:
-        """A part's configuration, without its weights."""
-        from diffusers import DDIMScheduler, UNet2DConditionModel
-
-        kind = DDIMScheduler if part == "scheduler" else UNet2DConditionModel  # they differ in the file's name
-        config = self._load(part, kind.load_config)
-        if not isinstance(config, dict):
-            raise UserError(f"model {self.source}: the configuration of {part} is not a table of settings")
-        return config
-
-    def scheduler(self) -> Any:
-        """The noise table, whatever sampler the model ships with."""
-        from diffusers import DDIMScheduler
-
-        config = self.config("scheduler")
-        if "beta_schedule" not in config or config.get("prediction_type", "epsilon") not in PREDICTIONS:
-            kind = f"{config.get('_class_name')} with prediction type {config.get('prediction_type')!r}"
-            known = ", ".join(PREDICTIONS)
-            raise UserError(f"model {self.source}: {kind} is not supported; known: {known} on a beta schedule")
-        return self._load("scheduler", DDIMScheduler.from_pretrained)
-
-    def tokenizer(self) -> Any:
-        """The tokenizer, by whatever class its folder names."""
-        from transformers import AutoTokenizer
-
-        return self._load("tokenizer", AutoTokenizer.from_pretrained)
-
-    def weights(self, part: str) -> Any:
-        """A network, in the loader's precision, from safetensors only, with every tensor found.
-
-        Raises:
-            UserError: it is missing, damaged, or lacks tensors (the libraries would make those up at random).
-        """
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextModel
-
-        kind = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}[part]
-        precision = {"torch_dtype": self.dtype} if part != "text_encoder" else {}
-        options = {"use_safetensors": True, "output_loading_info": True, **precision}
-        network, info = self._load(part, kind.from_pretrained, **options)
-        absent = [k for k in info["missing_keys"] if not k.endswith("position_ids")]
-        if absent or info.get("mismatched_keys"):
-            raise UserError(f"model {self.source}: cannot load {part}: its weights lack {len(absent)} tensors")
-        return network.to(self.dtype)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join((str(error) or type(error).__name__).split())[:300]

@@ -39,7 +39,13 @@ def model_folder(name: str) -> Path | None:
 
 
 def load_score_model(
-    name: str = EMBEDDED, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    name: str = EMBEDDED,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    attention: str = "sdpa",
+    compiled: bool = False,
+    lora: Path | None = None,
 ) -> ScoreModel:
     """Load a score model.
 
@@ -47,6 +53,9 @@ def load_score_model(
         name: "shapes" (the embedded model, no download), a diffusers-format folder, or a hub id.
         device: where it runs; default CUDA if there is one.
         dtype: precision of the network; default float16 on CUDA, float32 elsewhere.
+        attention: "sdpa" (PyTorch's) or "xformers" (an optional package).
+        compiled: compile the network with `torch.compile`, at its first call.
+        lora: LoRA weights to add, a .safetensors file.
 
     Raises:
         UserError: no such model, or a part of it is missing or damaged.
@@ -57,4 +66,5 @@ def load_score_model(
     from .diffusers import load_diffusers
 
     folder = model_folder(name)
-    return load_diffusers(str(folder) if folder else name, device, dtype)
+    source = str(folder) if folder else name
+    return load_diffusers(source, device, dtype, attention=attention, compiled=compiled, lora=lora)

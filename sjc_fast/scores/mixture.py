@@ -80,6 +80,13 @@ class MixtureModel:
         """RGB in [0, 1]."""
         return (features.detach()[:, :3] / 2 + 0.5).clamp(0, 1)
 
+    def preview(self, features: Tensor) -> Tensor:
+        """As `decode`."""
+        return self.decode(features)
+
+    def release_text_encoder(self) -> None:
+        """There is none."""
+
     def prepare_decoder(self) -> None:
         """There is none."""
 

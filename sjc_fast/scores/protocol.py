@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
 
 
 @runtime_checkable
@@ -46,10 +49,40 @@ class ScoreModel(Protocol):
         """Features [V, C, H, W] to RGB in [0, 1], [V, 3, H', W'], without gradient."""
         ...
 
+    def preview(self, features: Tensor) -> Tensor:
+        """RGB in [0, 1] of features [V, C, H, W], cheaply, at their own size or that of `decode`; no gradient."""
+        ...
+
+    def release_text_encoder(self) -> None:
+        """Free what only `encode` needs; a later `encode` loads it again."""
+        ...
+
     def prepare_decoder(self) -> None:
         """Load now what `decode` would load at its first call."""
         ...
 
     def check_prompt(self, prompt: str) -> None:
         """Raise `UserError` if the model cannot know what the prompt asks for."""
+        ...
+
+
+@runtime_checkable
+class NetworkModel(ScoreModel, Protocol):
+    """A score model whose network can be asked directly, so that what surrounds it can be fused."""
+
+    prediction: str
+    """What the network answers: "epsilon", "v_prediction" or "sample"."""
+    patch: int
+    """Squares of so many pixels a side are the network's channels (`torch.nn.functional.pixel_unshuffle`)."""
+    dtype: torch.dtype
+    """Of its inputs and answers."""
+
+    def predict(self, batch: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
+        """The network's answer to inputs ``x / sqrt(1 + sigma^2)``, [B, C p p, h / p, w / p] in `dtype`.
+
+        Args:
+            batch: the inputs, channels last.
+            sigma: noise levels, [B].
+            condition: rows of what `encode` returned, [B, ...].
+        """
         ...

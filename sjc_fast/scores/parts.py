@@ -1,0 +1,150 @@
+"""The parts of a model on disk or on the hub: a folder's own settings, and every loading failure as one line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from logging import CRITICAL
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from .vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import torch
+
+PARTS = ("unet", "scheduler", "tokenizer", "text_encoder")
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
+@dataclass
+class FolderSettings:
+    """A model folder's own `sjc_fast.json`, or nothing special."""
+
+    name: str = ""
+    pixel_patch: int = 1
+    timestep: str = "nearest"
+    """"nearest" tick of the noise table, or "interpolated" between ticks."""
+    vocabulary: Vocabulary | None = None
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """A partial configuration tree for `train`."""
+
+    @classmethod
+    def read(cls, folder: Path) -> FolderSettings:
+        """Settings of a local folder; the plain ones if it has no `sjc_fast.json`."""
+        path = folder / "sjc_fast.json"
+        if not path.exists():
+            return cls()
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            words = raw.get("vocabulary")
+            vocabulary = Vocabulary.read(words) if words else None
+            patch, timestep = raw.get("pixel_patch", 1), raw.get("timestep", "nearest")
+            if not isinstance(patch, int) or not 1 <= patch <= 64 or timestep not in ("nearest", "interpolated"):
+                raise ValueError(f"pixel_patch {patch} or timestep {timestep!r}")
+            personal = {"prompt", "model", "output", "resume", "device", "seed"} & set(raw.get("defaults", {}))
+            if personal:
+                raise ValueError(f"defaults may not set {', '.join(sorted(personal))}")
+            return cls(
+                name=str(raw.get("name", folder.name)),
+                pixel_patch=patch,
+                timestep=timestep,
+                vocabulary=vocabulary,
+                defaults=dict(raw.get("defaults", {})),
+            )
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{path} is not valid: {error}") from None
+
+
+class PartLoader:
+    """The parts of one model, from a folder or the hub, every failure as one line.
+
+    Raises:
+        UserError: a local folder lacks a part.
+    """
+
+    def __init__(self, source: str, dtype: torch.dtype) -> None:
+        self.source, self.dtype = source, dtype
+        self.folder = Path(source) if Path(source).is_dir() else None
+        if self.folder:
+            missing = [part for part in PARTS if not (self.folder / part).is_dir()]
+            if missing:
+                known = ", ".join(PARTS)
+                raise UserError(f"model folder {source} lacks {', '.join(missing)}: a diffusers folder has {known}")
+            self._quiet()
+
+    @staticmethod
+    def _quiet() -> None:
+        """Local parts load in a moment, without bars; downloads keep theirs."""
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
+
+        for library in (diffusers_logging, transformers_logging):
+            library.set_verbosity(CRITICAL)
+            library.disable_progress_bar()
+
+    def has(self, part: str) -> bool:
+        """Whether there is such a part (hub models are taken to be latent models)."""
+        return (self.folder / part).is_dir() if self.folder else True
+
+    def _where(self, part: str) -> tuple[str, dict[str, str]]:
+        """Local parts are addressed by path: every loader takes one, and none then asks the hub."""
+        return (str(self.folder / part), {}) if self.folder else (self.source, {"subfolder": part})
+
+    def _load(self, part: str, call: Any, **options: Any) -> Any:
+        place, where = self._where(part)
+        try:
+            return call(place, **where, **options)
+        except Exception as error:  # the loaders raise many kinds; to the caller they are one
+            raise UserError(f"model {self.source}: cannot load {part}: {one_line(error)}") from None
+
+    def config(self, part: str) -> dict[str, Any]:
+        """A part's configuration, without its weights."""
+        from diffusers import DDIMScheduler, UNet2DConditionModel
+
+        kind = DDIMScheduler if part == "scheduler" else UNet2DConditionModel  # they differ in the file's name
+        config = self._load(part, kind.load_config)
+        if not isinstance(config, dict):
+            raise UserError(f"model {self.source}: the configuration of {part} is not a table of settings")
+        return config
+
+    def scheduler(self) -> Any:
+        """The noise table, whatever sampler the model ships with."""
+        from diffusers import DDIMScheduler
+
+        config = self.config("scheduler")
+        if "beta_schedule" not in config or config.get("prediction_type", "epsilon") not in PREDICTIONS:
+            kind = f"{config.get('_class_name')} with prediction type {config.get('prediction_type')!r}"
+            known = ", ".join(PREDICTIONS)
+            raise UserError(f"model {self.source}: {kind} is not supported; known: {known} on a beta schedule")
+        return self._load("scheduler", DDIMScheduler.from_pretrained)
+
+    def tokenizer(self) -> Any:
+        """The tokenizer, by whatever class its folder names."""
+        from transformers import AutoTokenizer
+
+        return self._load("tokenizer", AutoTokenizer.from_pretrained)
+
+    def weights(self, part: str) -> Any:
+        """A network, in the loader's precision, from safetensors only, with every tensor found.
+
+        Raises:
+            UserError: it is missing, damaged, or lacks tensors (the libraries would make those up at random).
+        """
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextModel
+
+        kind = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}[part]
+        precision = {"torch_dtype": self.dtype} if part != "text_encoder" else {}
+        options = {"use_safetensors": True, "output_loading_info": True, **precision}
+        network, info = self._load(part, kind.from_pretrained, **options)
+        absent = [k for k in info["missing_keys"] if not k.endswith("position_ids")]
+        if absent or info.get("mismatched_keys"):
+            raise UserError(f"model {self.source}: cannot load {part}: its weights lack {len(absent)} tensors")
+        return network.to(self.dtype)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line, cut where it gets long."""
+    return " ".join((str(error) or type(error).__name__).split())[:300]
