@@ -65,6 +65,13 @@ class Clock:
             found.append(time.perf_counter() - start)
         return found
 
+    def loops(self, step: Callable[[], Any], repeats: int = 20) -> list[float]:
+        """Seconds of each call of something that replays a graph itself, or of a program's step, host work and all."""
+        if self.device.type != "cuda":
+            return [self._host(step) for _ in range(repeats)]
+        self.wait()
+        return [self._events(step, _INNER, step) for _ in range(repeats)]
+
     def wait(self) -> None:
         """Until the device has nothing left to do."""
         if self.device.type == "cuda":

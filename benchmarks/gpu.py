@@ -33,7 +33,6 @@ from sjc_fast.kernels.noise import normal
 from sjc_fast.kernels.paas import combine, perturb
 from sjc_fast.kernels.trilinear import trilinear_sample
 
-from sjc_fast.cameras import ring
 from sjc_fast.rendering import render
 from sjc_fast.rendering.fused import scene_of
 
@@ -50,55 +49,25 @@ from .checks import (
     relative_rmse,
     run,
 )
-from .device import Clock, capture, measure_rates
-from .report import RESULTS, environment
+from .device import capture, measure_rates
+from .report import RESULTS
+from .session import Session
+from .steps import end_to_end, step_checks, step_times, trace
 from .work import count_work, floors
 
-SECONDS = 500  # sections stop starting new measurements after this
 TARGETS = {
     "paper_setting_us": 150,
     "paper_setting_times_faster": 30,
     "paper_setting_memory_share": 1 / 20,
     "eight_views_fog_over_floor": 2.0,
     "optimiser_share_of_copy": 0.70,
+    "step_ms": 8.0,
+    "ten_thousand_steps_s": 80.0,
+    "rendering_and_optimiser_share": 0.05,
+    "unet_share_of_matmul_peak_n8": 0.50,
+    "step_reserved_gb": 3.5,
+    "step_times_faster_than_plain": 6.0,
 }
-
-
-class Session:
-    """What every section needs: device, sizes, clock, results so far, and the time that is left."""
-
-    def __init__(self, small: bool, output: Path) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.small = small or self.device.type == "cpu"
-        self.output, self.start = output, time.monotonic()
-        self.clock = Clock(self.device)
-        self.result: dict[str, Any] = {"environment": environment(), "small": self.small, "targets": TARGETS}
-        if self.device.type == "cuda":
-            p = torch.cuda.get_device_properties(0)
-            self.result["properties"] = {
-                "sms": p.multi_processor_count,
-                "memory": p.total_memory,
-                "sm": [p.major, p.minor],
-            }
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Early training, and late."""
-        return ("solid",) if self.small else ("fog", "solid")
-
-    @property
-    def late(self) -> bool:
-        return time.monotonic() - self.start > SECONDS
-
-    def save(self) -> None:
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        self.output.write_text(json.dumps(self.result, indent=1) + "\n")
-
-    def field(self, kind: str, resolution: int, channels: int = 4):
-        return make_field(kind, (resolution,) * 3, channels).to(self.device)
-
-    def cameras(self, views: int):
-        return ring(views, 20.0, 1.5, 55.0).to(self.device)
 
 
 def numerics(s: Session) -> list[dict[str, Any]]:
@@ -460,7 +429,7 @@ def sanitizer(s: Session) -> dict[str, Any]:
     environment_ = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # so that every tensor has bounds of its own
     for check in ("memcheck", "racecheck", "initcheck"):
         command = [tool, "--tool", check, "--error-exitcode", "9", sys.executable, "-m", "benchmarks.gpu", "--touch"]
-        left = SECONDS - (time.monotonic() - s.start)
+        left = s.left
         if left < 20:
             found[check] = {"note": "out of time"}
             continue
@@ -525,6 +494,7 @@ def verdict(result: dict[str, Any]) -> dict[str, Any]:
                 judged.setdefault("paper_setting_times_faster", {})[key] = faster
             share = r["triton_peak_bytes"] / r["reference_peak_bytes"]
             judged.setdefault("paper_setting_memory_share", {})[key] = share
+    judged |= step_verdict([r for r in result.get("steps", []) if isinstance(r, dict) and "step_seconds" in r])
     copy = result.get("rates", {}).get("100", {}).get("copy_bytes")
     for r in result.get("operations", []):
         if isinstance(r, dict) and "bytes" in r and copy:
@@ -532,8 +502,32 @@ def verdict(result: dict[str, Any]) -> dict[str, Any]:
     return judged
 
 
-SECTIONS = [rates, numerics, determinism, operations, graphs, reference_times, march_times, plans, skipping, sanitizer]
-NAMES = {"march_times": "march", "reference_times": "reference"}
+def step_verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of whole steps: the best way to take one with one noise sample, and what the issue asks of it."""
+    judged: dict[str, Any] = {}
+    plain = [r for r in rows if r["mode"] == "plain"]
+    ways = {f"{r['mode']} {r['attention']}": r for r in rows if r["samples"] == 1 and r["mode"] != "plain"}
+    for way, r in ways.items():
+        seconds = median(r["step_seconds"])
+        judged.setdefault("step_ms", {})[way] = 1e3 * seconds
+        judged.setdefault("ten_thousand_steps_s", {})[way] = 1e4 * seconds
+        judged.setdefault("step_reserved_gb", {})[way] = r.get("reserved_bytes", 0) / 1e9
+        if plain:
+            faster = median(plain[0]["step_seconds"]) / seconds
+            judged.setdefault("step_times_faster_than_plain", {})[way] = faster
+        if "parts_seconds" in r:
+            ours = sum(median(r["parts_seconds"][p]) for p in ("rendering", "optimiser"))
+            judged.setdefault("rendering_and_optimiser_share", {})[way] = ours / seconds
+    for r in rows:
+        if r["samples"] == 8 and "unet_share_of_matmul_peak" in r:
+            way = f"{r['mode']} {r['attention']}"
+            judged.setdefault("unet_share_of_matmul_peak_n8", {})[way] = r["unet_share_of_matmul_peak"]
+    return judged
+
+
+SECTIONS = [rates, numerics, operations, graphs, step_checks, step_times, end_to_end, trace]
+SECTIONS += [determinism, reference_times, march_times, plans, skipping, sanitizer]
+NAMES = {"march_times": "march", "reference_times": "reference", "step_times": "steps"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -541,14 +535,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=RESULTS / "gpu.json")
     parser.add_argument("--small", action="store_true", help="toy sizes: proves the script, times nothing")
+    names = [NAMES.get(f.__name__, f.__name__) for f in SECTIONS]
+    parser.add_argument("--only", help="sections, with commas between: the rest of a long run can be another call")
     parser.add_argument("--touch", action="store_true", help="launch every kernel once, small, and exit")
     options = parser.parse_args(arguments)
     if options.touch:
         touch()
         return 0
+    chosen = options.only.split(",") if options.only else names
+    if unknown := set(chosen) - set(names):
+        parser.error(f"no section {', '.join(sorted(unknown))}: choose of {', '.join(names)}")
     s, failed = Session(options.small, options.output), []
-    for section in SECTIONS:
-        name, start = NAMES.get(section.__name__, section.__name__), time.monotonic()
+    s.result["targets"] = TARGETS
+    for name, section in zip(names, SECTIONS, strict=True):
+        start = time.monotonic()
+        if name not in chosen:
+            continue
         if s.late and section is not sanitizer:
             s.result[name] = {"note": "out of time: not measured"}
             continue

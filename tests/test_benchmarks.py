@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio.v3 as iio
+import pytest
 import torch
 from sjc_fast.kernels.march import march_forward
 
-from benchmarks import gpu
+from benchmarks import gpu, pipelines
 from benchmarks.checks import DEVICE, make_cameras, make_field
+from benchmarks.steps import unet_flops
 from benchmarks.work import count_work, floors
 from sjc_fast.rendering.fused import scene_of
 
@@ -27,18 +30,40 @@ def test_the_gpu_script_at_toy_sizes(tmp_path):
     assert result["determinism"]["passes"]
     assert {"forward_warm_us", "backward_warm_us", "step_warm_us", "step_floor_us"} <= set(result["march"][0])
     assert result["verdict"] == {"note": "toy sizes: nothing to judge"}
+    modes = {row["mode"]: row for row in result["steps"]}
+    assert set(modes) == {"plain", "graph", "compiled"}
+    assert {"unet", "rendering", "optimiser"} == set(modes["graph"]["parts_seconds"])
+    assert result["step_checks"]["passes"]
+    assert result["step_checks"]["steps"] == 5
+    assert 0 < result["end_to_end"]["cold"]["loaded"] < result["end_to_end"]["cold"]["written"]
+    assert {"rendering", "optimiser", "convolutions", "matrix products", "attention"} <= set(result["trace"]["by_kind"])
+    assert iio.imread(output.with_suffix(".png")).std() > 1
+
+
+def test_one_call_can_run_some_sections_only(tmp_path):
+    assert gpu.main(["--small", "--only", "operations", "--output", str(tmp_path / "gpu.json")]) == 0
+    assert set(json.loads((tmp_path / "gpu.json").read_text())) >= {"operations", "targets"}
+    with pytest.raises(SystemExit):
+        gpu.main(["--only", "nonsense"])
+
+
+def test_the_network_is_stable_diffusions():
+    with torch.device("meta"):
+        count = sum(p.numel() for p in pipelines.unet("1.5").parameters())
+    assert count == 859_520_964
+    assert round(unet_flops("1.5") / 1e12, 3) == 0.803  # as counted for the published network
 
 
 def test_a_section_that_fails_is_told_and_the_rest_goes_on(tmp_path, monkeypatch):
     def broken(_session):
         raise RuntimeError("no such thing")
 
-    monkeypatch.setattr(gpu, "SECTIONS", [broken, gpu.operations])
+    monkeypatch.setattr(gpu, "SECTIONS", [broken, gpu.skipping])
     assert gpu.main(["--small", "--output", str(tmp_path / "gpu.json")]) == 1
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert result["failed"] == ["broken"]
     assert "no such thing" in result["broken"]["error"]
-    assert len(result["operations"]) == 9
+    assert len(result["skipping"]) == 1
 
 
 def test_the_verdict_reads_what_a_gpu_run_writes():
@@ -51,7 +76,16 @@ def test_the_verdict_reads_what_a_gpu_run_writes():
         "rates": {"100": {"copy_bytes": 4e12}},
         "operations": [{"op": "adamax", "bytes": 3e6, "seconds": [1e-6]}],
     }
+    parts = {"parts_seconds": {"unet": [7e-3], "rendering": [2e-4], "optimiser": [1e-4]}, "reserved_bytes": 3e9}
+    step = {"samples": 1, "mode": "graph", "attention": "sdpa", "step_seconds": [7.5e-3], **parts}
+    plain = {"samples": 1, "mode": "plain", "attention": "sdpa", "step_seconds": [60e-3]}
+    result["steps"] = [plain, step, step | {"samples": 8, "unet_share_of_matmul_peak": 0.6}]
     judged = gpu.verdict(result)
+    assert judged["step_ms"] == {"graph sdpa": 7.5}
+    assert judged["ten_thousand_steps_s"] == {"graph sdpa": 75.0}
+    assert judged["step_times_faster_than_plain"] == {"graph sdpa": 8.0}
+    assert judged["unet_share_of_matmul_peak_n8"] == {"graph sdpa": 0.6}
+    assert abs(judged["rendering_and_optimiser_share"]["graph sdpa"] - 0.04) < 1e-9
     assert judged["paper_setting_us"] == {"fog": 100.0}
     assert judged["eight_views_fog_over_floor"] == {"100 fp32": 2.0}
     assert abs(judged["paper_setting_times_faster"]["fog"] - 30) < 1e-9

@@ -9,12 +9,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import pipelines
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from benchmarks import pipelines
 from sjc_fast import UserError
 from sjc_fast.cli import _unbox, export, train
 from sjc_fast.scores.load import embedded_folder

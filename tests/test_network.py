@@ -2,13 +2,13 @@
 
 import logging
 
-import pipelines
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 
+from benchmarks import pipelines
 from sjc_fast import UserError, load_score_model
 from sjc_fast.scores.attention import xformers_problem
 from sjc_fast.scores.diffusers import LATENT_TO_RGB

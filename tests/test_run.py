@@ -9,7 +9,6 @@ from pathlib import Path
 
 import av
 import imageio.v3 as iio
-import pipelines
 import pytest
 import torch
 import yaml
@@ -18,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_cli import COMMAND, sjc
 
 import sjc_fast
+from benchmarks import pipelines
 from sjc_fast import UserError, VoxelField, run
 from sjc_fast.checkpoint import load_checkpoint
 from sjc_fast.config import load_yaml, merge

@@ -3,12 +3,12 @@
 import json
 import shutil
 
-import pipelines
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from benchmarks import pipelines
 from sjc_fast import MixtureModel, ScoreModel, UserError, load_score_model
 from sjc_fast.scores.vocabulary import Vocabulary
 

@@ -3,13 +3,13 @@
 import gc
 import weakref
 
-import pipelines
 import pytest
 import replay
 import torch
-from diffusers import UNet2DConditionModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks import pipelines
+from benchmarks.steps import StandIn
 from sjc_fast import VoxelField, graphs, load_score_model
 from sjc_fast.checkpoint import load_checkpoint, save_checkpoint
 from sjc_fast.config import TrainConfig, merge
@@ -145,8 +145,7 @@ def test_no_tensor_and_no_number_of_a_step_is_the_hosts(monkeypatch):
     config = merge(TrainConfig(), {"prompt": "it", "noise_samples": 2, "losses": {"depth_weight": 1.0}})
     monkeypatch.setattr(VoxelField, "step_size", lambda *_: 0.01)
     with torch.device("meta"):
-        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-        model = pipelines.bare_model(unet, torch.float16, "meta")
+        model = StandIn(pipelines.unet("1.5").half(), "meta", torch.float16)
         assert isinstance(model, NetworkModel)
         conditions = Conditions(torch.zeros(4, 77, 768), torch.zeros(1, 77, 768))
         step = FusedStep(config, VoxelField(100, 4), model, conditions, 64, "triton")

@@ -1,0 +1,359 @@
+"""Whole training steps: with a UNet of exactly Stable Diffusion 1.5's shape on a GPU, with the embedded model on a CPU.
+
+``python -m benchmarks.steps`` writes the embedded model's rows to results/step.json; the GPU's belong to
+``python -m benchmarks.gpu``, which calls the sections of this file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+from sjc_fast.kernels.paas import perturb
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from sjc_fast import graphs, load_score_model
+from sjc_fast.config import TrainConfig, merge
+from sjc_fast.rendering import render
+from sjc_fast.run import Reporter
+from sjc_fast.run import run as train
+from sjc_fast.scores.attention import use_attention, xformers_problem
+from sjc_fast.scores.diffusers import DiffusersModel
+from sjc_fast.settings import PRESETS, default_config
+from sjc_fast.steps import AutogradStep
+from sjc_fast.trainer import Readout, Trainer
+
+from . import pipelines
+from .report import save
+from .session import Session
+from .trace import draw, spans
+
+ROWS = 2000  # steps of a schedule that is measured: more than are taken
+
+
+class StandIn(DiffusersModel):
+    """A score model of a UNet with random weights; its texts are random embeddings, and it has no VAE."""
+
+    def __init__(self, unet: Any, device: torch.device | str, dtype: torch.dtype) -> None:
+        super().__init__(
+            unet, DDIMScheduler(**pipelines.NOISE_TABLE), _no_text, _no_vae, device=device, dtype=dtype, upscale=8
+        )
+
+    def encode(self, prompts: list[str]) -> Tensor:
+        """Random numbers of the size that CLIP's have, another row for every prompt."""
+        width = self.unet.config.cross_attention_dim
+        generator = torch.Generator().manual_seed(len(prompts))
+        return torch.randn(len(prompts), 77, width, generator=generator).to(self.device)
+
+
+def _no_text() -> Any:
+    raise RuntimeError("a stand-in has no text encoder")
+
+
+def _no_vae() -> Any:
+    raise RuntimeError("a stand-in has no VAE")
+
+
+def stand_in(s: Session, attention: str = "sdpa", compiled: bool = False) -> StandIn:
+    """The model of a session: of Stable Diffusion 1.5's shape in half precision, or tiny."""
+    dtype = torch.float32 if s.small else torch.float16
+    torch.manual_seed(0)
+    with torch.device(s.device):
+        unet = pipelines.unet("tiny" if s.small else "1.5").to(dtype)
+    model = StandIn(unet, s.device, dtype)
+    model.attention = use_attention(unet, attention, s.device, dtype)
+    if compiled:
+        unet.compile(dynamic=False, **({"backend": "eager"} if s.small else {}))
+    return model
+
+
+def configuration(s: Session, samples: int = 1, **changes: Any) -> TrainConfig:
+    """The paper's settings; at toy sizes, a toy field."""
+    tree: dict[str, Any] = {"prompt": "it", "steps": ROWS, "noise_samples": samples, "backend": "triton"}
+    if s.small:
+        tree |= {"steps": 40, "size": 8, "field": {"resolution": 5}}
+    return merge(merge(TrainConfig(), PRESETS["paper"]), tree | changes)
+
+
+def unet_flops(shape: str) -> int:
+    """Floating-point operations of the UNet on one input, counted by PyTorch from the shapes."""
+    with torch.device("meta"):
+        unet, size = pipelines.unet(shape), pipelines.SHAPES[shape]["unet"]
+        x = torch.empty(1, 4, size["sample_size"], size["sample_size"])
+        text = torch.empty(1, 77, size["cross_attention_dim"])
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            unet(x, torch.zeros(1), text)
+    return counter.get_total_flops()
+
+
+def step_times(s: Session) -> list[dict[str, Any]]:
+    """Steps by noise samples, mode and attention, most important first, beside the plain loop of the same run."""
+    found: list[dict[str, Any]] = [plain_row(s)]
+    cases = [(1, "graph", "sdpa"), (8, "graph", "sdpa"), (1, "eager", "sdpa"), (1, "compiled", "sdpa")]
+    cases += [(4, "graph", "sdpa"), (16, "graph", "sdpa"), (1, "graph", "xformers"), (8, "compiled", "sdpa")]
+    cases += [(8, "graph", "xformers"), (8, "eager", "sdpa")]
+    for samples, mode, attention in [(1, "graph", "sdpa"), (2, "compiled", "sdpa")] if s.small else cases:
+        if s.late:
+            return [*found, {"note": "out of time: the rest was not measured"}]
+        if attention == "xformers" and (s.small or "not installed" in (xformers_problem() or "")):
+            found.append({"samples": samples, "mode": mode, "attention": attention, "note": "xformers is not there"})
+            continue
+        found.append(step_row(s, samples, mode, attention))
+        s.result["steps"] = found
+        s.save()
+    return found
+
+
+def step_row(s: Session, samples: int, mode: str, attention: str) -> dict[str, Any]:
+    """One way to take a step: its start, its time, that of its parts, FLOP/s of the UNet, memory."""
+    _fresh(s)
+    model = stand_in(s, attention, compiled=mode == "compiled")
+    _fresh(s)
+    began = time.perf_counter()
+    run = Trainer(configuration(s, samples, graph=mode != "eager"), model, s.device)
+    for _ in range(graphs.WARM_UP + 1):
+        run.step()
+    s.clock.wait()
+    row: dict[str, Any] = {"samples": samples, "mode": mode, "attention": model.attention}
+    row |= {"start_seconds": time.perf_counter() - began, "captured": run._replay is not None}
+    repeats = 1 if s.small else 20
+    row["step_seconds"] = s.clock.loops(run.step, repeats)
+    row["host_seconds"] = _host_seconds(s, run)
+    if s.device.type == "cuda":
+        row["passes"] = row["captured"] == (mode != "eager")
+        row["reserved_bytes"] = torch.cuda.max_memory_reserved()
+    if mode != "eager":
+        parts = {name: s.clock.samples(part, repeats) for name, part in step_parts(run).items()}
+        row["parts_seconds"] = parts
+        row["unet_flops"] = 2 * samples * unet_flops("tiny" if s.small else "1.5")
+        row["unet_flops_per_second"] = row["unet_flops"] / median(parts["unet"])
+        rate = s.result.get("rates", {}).get("100", {}).get("matmul_flops")
+        if rate:
+            row["unet_share_of_matmul_peak"] = row["unet_flops_per_second"] / rate
+    return row
+
+
+def step_parts(run: Trainer) -> dict[str, Callable[[], Any]]:
+    """What a step consists of, each on inputs as they are in the step."""
+    step, row, config = run.take, run.schedule[0], run.config
+    views = step.render(row)
+    update = torch.randn_like(views.features)
+    weight = row.emptiness_weight.expand(config.views)
+    batch = perturb(views.features, row.sigma, step.seed, row.step, noise_samples=config.noise_samples,
+                    doubled=True, dtype=run.model.dtype)  # fmt: skip
+    level = row.sigma.repeat_interleave(2 * config.noise_samples)
+    text = step.conditions.prompts[:1].expand(len(batch), -1, -1).contiguous()
+    return {
+        "unet": lambda: run.model.predict(batch, level, text),
+        "rendering": lambda: step.chain(step.render(row), update, weight, None),
+        "optimiser": lambda: step.optimise(row),
+    }
+
+
+def plain_row(s: Session) -> dict[str, Any]:
+    """One noise sample by the loop that the authors wrote: autograd renderer, eager network, optimiser of PyTorch."""
+    _fresh(s)
+    model = stand_in(s)
+    unet = model.unet.to(memory_format=torch.contiguous_format)
+    run = Trainer(configuration(s, backend="reference"), model, s.device)
+    field, optimizer = run.field, run.take.optimizer
+    table, text = model.sigmas.to(s.device), model.encode(["", "it"]).to(model.dtype)
+
+    def step() -> None:
+        row = run.schedule[run.position]
+        run.position += 1
+        optimizer.zero_grad()
+        view = render(field, row.cameras, run.size, backend="reference", beta=10.0, slots=row.slots)
+        with torch.no_grad():
+            x, sigma = view.features, row.sigma[0]
+            noisy = x + sigma * torch.randn_like(x)
+            scaled = (noisy / (1 + sigma**2).sqrt()).to(model.dtype)
+            tick = (table - sigma).abs().argmin()
+            said = unet(torch.cat([scaled, scaled]), tick, encoder_hidden_states=text).sample
+            uncond, cond = (noisy - sigma * e for e in said.float().chunk(2))
+            update = (uncond + 100.0 * (cond - uncond) - x) / sigma
+        loss = row.emptiness_weight * view.emptiness.sum()
+        torch.autograd.backward([view.features, loss], [-update, None])
+        optimizer.step()
+
+    for _ in range(1 if s.small else 5):
+        step()
+    taken = s.clock.eager(step, 10)
+    row: dict[str, Any] = {"samples": 1, "mode": "plain", "attention": "sdpa", "step_seconds": taken}
+    if s.device.type == "cuda":
+        row["reserved_bytes"] = torch.cuda.max_memory_reserved()
+    return row
+
+
+def _fresh(s: Session) -> None:
+    """Nothing of an earlier measurement is in memory, or counted."""
+    if s.device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _host_seconds(s: Session, run: Trainer) -> float:
+    """What the host spends on a step that it does not wait for."""
+    count = 1 if s.small else 50
+    s.clock.wait()
+    began = time.perf_counter()
+    for _ in range(count):
+        run.step()
+    taken = (time.perf_counter() - began) / count
+    s.clock.wait()
+    return taken
+
+
+def step_checks(s: Session) -> dict[str, Any]:
+    """A replayed run and an eager one measure the same and end at the same field; neither waits for the device."""
+    model, count = stand_in(s), graphs.WARM_UP + 2 if s.small else 30
+    runs = []
+    for graph in (True, False):
+        run = Trainer(configuration(s, 2, graph=graph), model, s.device)
+        for _ in range(graphs.WARM_UP + 1):
+            run.step()
+        readout = Readout(run.log)
+        if s.device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            while run.position < count:
+                run.step()
+                readout.send(run.position)
+        finally:
+            if s.device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+        runs.append(run)
+    one, two = runs
+    differences = ((one.log - two.log)[:count].abs() / (1e-3 + two.log[:count].abs())).amax(0).tolist()
+    moved = two.field.density.detach()
+    apart = float((one.field.density.detach() - moved).abs().mean() / moved.abs().mean())
+    # The sums of gradients have no fixed order, which Adamax magnifies in voxels that are hardly seen.
+    passes = max(differences) < 2e-2 and apart < 2e-2 and one.is_finite()
+    passes &= s.device.type != "cuda" or one._replay is not None
+    return {"passes": bool(passes), "captured": one._replay is not None, "relative_differences": differences,
+            "field_relative_difference": apart, "steps": count}  # fmt: skip
+
+
+def trace(s: Session) -> dict[str, Any]:
+    """Where the device's time goes in two replayed steps, as numbers and as a picture."""
+    run = Trainer(configuration(s), stand_in(s), s.device)
+    for _ in range(1 if s.small else graphs.WARM_UP + 10):
+        run.step()
+    s.clock.wait()
+    with torch.profiler.profile() as profiler:
+        for _ in range(2):
+            run.step()
+        s.clock.wait()
+    found = spans(profiler.events(), s.device.type)
+    if not found:
+        return {"note": "the profiler saw nothing"}
+    draw(found, s.output.with_suffix(".png"))
+    begin, end = min(f.start for f in found), max(f.end for f in found)
+    busy = sum(f.end - f.start for f in found)
+    by_kind = {k: sum(f.end - f.start for f in found if f.kind == k) / 2 for k in {f.kind for f in found}}
+    return {"steps": 2, "microseconds": (end - begin) / 2, "busy_share": busy / (end - begin), "by_kind": by_kind,
+            "picture": s.output.with_suffix(".png").name}  # fmt: skip
+
+
+def end_to_end(s: Session) -> dict[str, Any]:
+    """A whole `train` of 300 steps from a model folder of Stable Diffusion's shape, with cold and with warm caches."""
+    shape, steps = ("tiny", 8) if s.small else ("1.5", 300)
+    found: dict[str, Any] = {"steps": steps}
+    with tempfile.TemporaryDirectory() as scratch:
+        dtype = torch.float32 if s.small else torch.float16
+        model = pipelines.stable_diffusion(Path(scratch) / "model", shape=shape, dtype=dtype)
+        environment = os.environ | {"TRITON_CACHE_DIR": f"{scratch}/triton", "HF_HUB_OFFLINE": "1"}
+        for state in ("cold",) if s.small else ("cold", "warm"):
+            if s.late:
+                return found | {state: {"note": "out of time: not measured"}}
+            command = [sys.executable, "-m", "benchmarks.steps", "--run", str(model), str(steps), f"{scratch}/{state}"]
+            command += [str(time.time()), *(["small"] if s.small else [])]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+            if done.returncode:
+                raise RuntimeError(done.stderr[-2000:])
+            found[state] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def whole_run(model: str, steps: int, output: Path, began: float, small: bool) -> dict[str, float]:
+    """`train` in this process, and when its stages were reached, in seconds since the process was started."""
+    reached: dict[str, float] = {}
+
+    class Stages(Reporter):
+        def start(self, _trainer: Trainer, _folder: Path) -> None:
+            reached["loaded"] = time.time() - began
+
+        def step(self, position: int) -> None:
+            if position in (graphs.WARM_UP + 1, steps):
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                reached["replaying" if position < steps else "trained"] = time.time() - began
+
+    config = merge(default_config(model, "paper"), {"prompt": "it", "steps": steps, "output": str(output)})
+    if small:
+        config = merge(config, {"size": 8, "field": {"resolution": 8}, "backend": "reference"})
+        config = merge(config, {"log": {"turntable_frames": 2, "turntable_size": 32}})
+    train(config, Stages())
+    return reached | {"written": time.time() - began}
+
+
+def embedded_rows(count: int = 60) -> list[dict[str, Any]]:
+    """The embedded model's step on the CPU, as `train` takes it: parts of the very steps that are timed."""
+    config = merge(default_config("shapes"), {"prompt": "a red mushroom", "device": "cpu"})
+    run = Trainer(config, load_score_model("shapes", "cpu"), "cpu")
+    parts: dict[str, list[float]] = {}
+
+    def timed(owner: Any, name: str, label: str) -> None:
+        function = getattr(owner, name)
+
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*arguments, **options)
+            parts.setdefault(label, []).append(time.perf_counter() - began)
+            return result
+
+        setattr(owner, name, wrapped)
+
+    assert isinstance(run.take, AutogradStep)
+    timed(run.model, "predict", "unet")
+    for name, label in (("render", "rendering forward"), ("chain", "rendering backward"), ("optimise", "optimiser")):
+        timed(run.take, name, label)
+    timed(run, "step", "step")
+    for _ in range(count):
+        run.step()
+    kept = {k: v[count // 6 :] for k, v in parts.items()}
+    needed = [sum(x) for x in zip(kept["unet"], kept["rendering forward"], kept["rendering backward"], strict=True)]
+    ratio = [whole / least for whole, least in zip(kept["step"], needed, strict=True)]
+    return [{"samples": config.noise_samples, "mode": "eager", "device": "cpu", "backend": run.backend,
+             "parts_seconds": kept, "step_over_unet_and_rendering": median(ratio)}]  # fmt: skip
+
+
+def main(arguments: list[str]) -> None:
+    """The embedded model's rows; or, with --run, one whole run for `end_to_end`."""
+    if arguments[:1] == ["--run"]:
+        model, steps, output, began, *small = arguments[1:]
+        print(json.dumps(whole_run(model, int(steps), Path(output), float(began), bool(small))))
+        return
+    rows = embedded_rows()
+    for row in rows:
+        for name, taken in row["parts_seconds"].items():
+            print(f"{name:20} {1e3 * median(taken):8.2f} ms")
+        print(f"step over UNet and rendering: {row['step_over_unet_and_rendering']:.3f}")
+    print(save("step", {"rows": rows}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
