@@ -95,16 +95,21 @@ def variants() -> list[Variant]:
         "COPY_ROW": 4,
         "BLOCK": adamax._BLOCK,
     }
-    found.append(Variant("adamax", adamax.update_kernel, update, {"copy": "*fp16", "step": "*i64"}, warps=4))
+    pointers = {"copy": "*fp16", "step": "*i64", "rate": "*fp64"}
+    found.append(Variant("adamax", adamax.update_kernel, update, pointers, warps=4))
     refresh = update | {"BRICKS": True, "ROW": 100, "GRAD_ROW": 100, "COPY_ROW": 100}
-    found.append(Variant("optimiser with bricks", adamax.update_kernel, refresh, found[-1].types, warps=4))
+    found.append(Variant("optimiser with bricks", adamax.update_kernel, refresh, pointers, warps=4))
     batch = {"CHANNELS": 4, "DRAWN": 1, "MIRRORED": False, "DOUBLED": True, "PATCH": 1, "LAST": True}
     batch["BLOCK"] = paas._BLOCK
     noise = {"seed": "*i64", "step": "*i64", "out": "*fp16"}
     found.append(Variant("perturb", paas.perturb_kernel, batch, noise, warps=4))
     answers = {"seed": "*i64", "step": "*i64", "answer": "*fp16"}
-    kinds = {"PREDICTION": 0, "POWER": 1}
+    kinds = {"PREDICTION": 0, "POWER": 1, "FITTED": False}
     found.append(Variant("combine", paas.combine_kernel, batch | kinds, answers, warps=4))
+    fit = {"COUNT": 8, "PREDICTION": 0, "CHANNELS": 4, "DOUBLED": True, "PATCH": 1, "LAST": True, "BLOCK": 1024}
+    found.append(Variant("regress", paas.regress_kernel, fit, answers, warps=8))
+    many = batch | kinds | {"FITTED": True, "DRAWN": 8}
+    found.append(Variant("combine fitted", paas.combine_kernel, many, answers, warps=4))
     found.append(Variant("brick_maximum", bricks.brick_kernel, {"COUNT": 1}, {"bricks": "i32"}, warps=4))
     return found
 

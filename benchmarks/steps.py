@@ -26,8 +26,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from sjc_fast import graphs, load_score_model
 from sjc_fast.config import TrainConfig, merge
 from sjc_fast.rendering import render
-from sjc_fast.run import Reporter
-from sjc_fast.run import run as train
 from sjc_fast.scores.attention import use_attention, xformers_problem
 from sjc_fast.scores.diffusers import DiffusersModel
 from sjc_fast.settings import PRESETS, default_config
@@ -290,6 +288,9 @@ def end_to_end(s: Session) -> dict[str, Any]:
 
 def whole_run(model: str, steps: int, output: Path, began: float, small: bool) -> dict[str, float]:
     """`train` in this process, and when its stages were reached, in seconds since the process was started."""
+    from sjc_fast.run import Reporter  # it needs packages that the other measurements do not
+    from sjc_fast.run import run as train
+
     reached: dict[str, float] = {}
 
     class Stages(Reporter):

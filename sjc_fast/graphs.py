@@ -10,13 +10,19 @@ WARM_UP = 3
 """Calls before a capture: they compile kernels, choose algorithms, and find out what fits into memory."""
 
 
-def capture(function: Callable[[], object]) -> Callable[[], None]:
+def capture(function: Callable[[], object], device: torch.device) -> Callable[[], None]:
     """Record a function that was called `WARM_UP` times before, without running it; the result replays it.
 
     Raises:
         RuntimeError: something in it cannot be captured, such as waiting for the device.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the device meanwhile
+    # Other threads may use the device meanwhile.
+    with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         function()
-    return graph.replay
+
+    def replay() -> None:
+        with torch.cuda.device(device):
+            graph.replay()
+
+    return replay

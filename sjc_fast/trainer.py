@@ -78,7 +78,7 @@ class Trainer:
 
     def _capture(self) -> None:
         try:
-            self._replay = graphs.capture(self._advance)
+            self._replay = graphs.capture(self._advance, self.device)
         except RuntimeError as error:
             self.graph = False
             LOG.warning("the steps run without a CUDA graph: %s", " ".join(str(error).split())[:200])

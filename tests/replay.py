@@ -65,7 +65,7 @@ class Recording(TorchDispatchMode):
                         old.copy_(new)
 
 
-def capture(function):
+def capture(function, _device):
     """As `sjc_fast.graphs.capture`: nothing has happened afterwards, and the result replays the function."""
     recording = Recording()
     with recording:

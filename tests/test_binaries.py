@@ -27,7 +27,7 @@ def of(rows, name, arch=90):
 
 def test_nothing_spills(rows):
     assert {r["arch"] for r in rows} == {80, 90, 100}
-    assert len(of(rows, "")) == 21
+    assert len(of(rows, "")) == 23
     for row in rows:
         assert row["stack"] == row["spills"] == 0, row
 

@@ -110,7 +110,8 @@ class DiffusersModel:
             try:
                 answer = self._ask(inputs, size)
             except torch.OutOfMemoryError:
-                if size == 1:
+                capturing = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+                if size == 1 or capturing:
                     raise
                 self.most = _equal_part(len(batch), size - 1)
             else:
