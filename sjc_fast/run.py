@@ -137,6 +137,8 @@ def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None
     if config.lora:
         config = replace(config, lora=config.lora.absolute())  # so that the run can be resumed from anywhere
     device = pick_device(config.device)
+    if device.index is not None:
+        torch.cuda.set_device(device)  # events and graphs belong to the current device
     limit_memory(config.memory_limit, device)
     backend = choose_backend(config.backend, device)
     if model is None:

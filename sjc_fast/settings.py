@@ -91,7 +91,7 @@ def limit_memory(gigabytes: float | None, device: torch.device) -> None:
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         share = 1.0 if gigabytes is None else min(1.0, gigabytes * 2**30 / total)
-        torch.cuda.set_per_process_memory_fraction(share, device)
+        torch.cuda.set_per_process_memory_fraction(share, device.index)  # None is the current device
     elif gigabytes is not None:
         raise UserError(f"--memory-limit {gigabytes:g}: it limits a CUDA device's memory, and the run is on the CPU")
 
