@@ -130,7 +130,7 @@ def step_row(s: Session, samples: int, mode: str, attention: str) -> dict[str, A
     row["host_seconds"] = _host_seconds(s, run)
     if s.device.type == "cuda":
         row["passes"] = row["captured"] == (mode != "eager")
-        row["reserved_bytes"] = torch.cuda.max_memory_reserved()
+        row["reserved_bytes"] = _reserved(s)
     if mode != "eager":
         parts = {name: s.clock.samples(part, repeats) for name, part in step_parts(run).items()}
         row["parts_seconds"] = parts
@@ -190,7 +190,7 @@ def plain_row(s: Session) -> dict[str, Any]:
     taken = s.clock.eager(step, 10)
     row: dict[str, Any] = {"samples": 1, "mode": "plain", "attention": "sdpa", "step_seconds": taken}
     if s.device.type == "cuda":
-        row["reserved_bytes"] = torch.cuda.max_memory_reserved()
+        row["reserved_bytes"] = _reserved(s)
     return row
 
 
@@ -200,6 +200,11 @@ def _fresh(s: Session) -> None:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+
+
+def _reserved(s: Session) -> int:
+    """The most bytes reserved since `_fresh`, without the clock's own buffer."""
+    return torch.cuda.max_memory_reserved() - s.clock.flush.nbytes
 
 
 def _host_seconds(s: Session, run: Trainer) -> float:
