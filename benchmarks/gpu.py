@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -52,7 +53,6 @@ from .checks import (
 from .device import capture, measure_rates
 from .report import RESULTS
 from .session import Session
-from .steps import end_to_end, step_checks, step_times, trace
 from .work import count_work, floors
 
 TARGETS = {
@@ -466,6 +466,18 @@ def touch() -> None:
     combine(x, sigma, batch, number, number, sigma[0], noise_samples=2, antithetic=True)
 
 
+def of_steps(name: str) -> Callable[[Session], Any]:
+    """A section of steps.py, imported when it is run: it needs packages that the kernels' sections do not."""
+
+    def section(s: Session) -> Any:
+        from . import steps
+
+        return getattr(steps, name)(s)
+
+    section.__name__ = name
+    return section
+
+
 def verdict(result: dict[str, Any]) -> dict[str, Any]:
     """The targets beside what was reached; only what was measured on a GPU is judged."""
     if result["small"]:
@@ -525,7 +537,8 @@ def step_verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return judged
 
 
-SECTIONS = [rates, numerics, operations, graphs, step_checks, step_times, end_to_end, trace]
+SECTIONS = [rates, numerics, operations, graphs]
+SECTIONS += [of_steps(name) for name in ("step_checks", "step_times", "end_to_end", "trace")]
 SECTIONS += [determinism, reference_times, march_times, plans, skipping, sanitizer]
 NAMES = {"march_times": "march", "reference_times": "reference", "step_times": "steps"}
 

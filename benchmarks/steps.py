@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -67,8 +70,13 @@ def stand_in(s: Session, attention: str = "sdpa", compiled: bool = False) -> Sta
     """The model of a session: of Stable Diffusion 1.5's shape in half precision, or tiny."""
     dtype = torch.float32 if s.small else torch.float16
     torch.manual_seed(0)
-    with torch.device(s.device):
-        unet = pipelines.unet("tiny" if s.small else "1.5").to(dtype)
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # made as the loader makes it: no copy in float32 leaves holes in memory
+    try:
+        with torch.device(s.device):
+            unet = pipelines.unet("tiny" if s.small else "1.5")
+    finally:
+        torch.set_default_dtype(usual)
     model = StandIn(unet, s.device, dtype)
     model.attention = use_attention(unet, attention, s.device, dtype)
     if compiled:
@@ -84,6 +92,7 @@ def configuration(s: Session, samples: int = 1, **changes: Any) -> TrainConfig:
     return merge(merge(TrainConfig(), PRESETS["paper"]), tree | changes)
 
 
+@functools.cache
 def unet_flops(shape: str) -> int:
     """Floating-point operations of the UNet on one input, counted by PyTorch from the shapes."""
     with torch.device("meta"):
@@ -102,12 +111,17 @@ def step_times(s: Session) -> list[dict[str, Any]]:
     cases += [(4, "graph", "sdpa"), (16, "graph", "sdpa"), (1, "graph", "xformers"), (8, "compiled", "sdpa")]
     cases += [(8, "graph", "xformers"), (8, "eager", "sdpa")]
     for samples, mode, attention in [(1, "graph", "sdpa"), (2, "compiled", "sdpa")] if s.small else cases:
-        if s.late:
-            return [*found, {"note": "out of time: the rest was not measured"}]
+        if s.left < (120 if mode == "compiled" else 0):
+            found.append({"samples": samples, "mode": mode, "attention": attention, "note": "out of time"})
+            continue
         if attention == "xformers" and (s.small or "not installed" in (xformers_problem() or "")):
             found.append({"samples": samples, "mode": mode, "attention": attention, "note": "xformers is not there"})
             continue
-        found.append(step_row(s, samples, mode, attention))
+        try:
+            found.append(step_row(s, samples, mode, attention))
+        except Exception:  # the other rows still count
+            case = {"samples": samples, "mode": mode, "attention": attention, "passes": False}
+            found.append(case | {"error": traceback.format_exc()[-2000:]})
         s.result["steps"] = found
         s.save()
     return found
@@ -134,6 +148,7 @@ def step_row(s: Session, samples: int, mode: str, attention: str) -> dict[str, A
     if mode != "eager":
         parts = {name: s.clock.samples(part, repeats) for name, part in step_parts(run).items()}
         row["parts_seconds"] = parts
+        row["other_seconds"] = median(row["step_seconds"]) - sum(median(p) for p in parts.values())
         row["unet_flops"] = 2 * samples * unet_flops("tiny" if s.small else "1.5")
         row["unet_flops_per_second"] = row["unet_flops"] / median(parts["unet"])
         rate = s.result.get("rates", {}).get("100", {}).get("matmul_flops")
@@ -195,7 +210,9 @@ def plain_row(s: Session) -> dict[str, Any]:
 
 
 def _fresh(s: Session) -> None:
-    """Nothing of an earlier measurement is in memory, or counted."""
+    """Nothing of an earlier measurement is in memory, or counted (a compiled network refers to itself)."""
+    torch._dynamo.reset()
+    gc.collect()
     if s.device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
@@ -209,14 +226,14 @@ def _reserved(s: Session) -> int:
 
 def _host_seconds(s: Session, run: Trainer) -> float:
     """What the host spends on a step that it does not wait for."""
-    count = 1 if s.small else 50
-    s.clock.wait()
-    began = time.perf_counter()
-    for _ in range(count):
+    taken = []
+    for _ in range(1 if s.small else 20):
+        s.clock.wait()  # with steps under way, the queue of launches would fill, and the host wait for the device
+        began = time.perf_counter()
         run.step()
-    taken = (time.perf_counter() - began) / count
+        taken.append(time.perf_counter() - began)
     s.clock.wait()
-    return taken
+    return median(taken)
 
 
 def step_checks(s: Session) -> dict[str, Any]:
@@ -241,13 +258,31 @@ def step_checks(s: Session) -> dict[str, Any]:
         runs.append(run)
     one, two = runs
     differences = ((one.log - two.log)[:count].abs() / (1e-3 + two.log[:count].abs())).amax(0).tolist()
-    moved = two.field.density.detach()
-    apart = float((one.field.density.detach() - moved).abs().mean() / moved.abs().mean())
-    # The sums of gradients have no fixed order, which Adamax magnifies in voxels that are hardly seen.
-    passes = max(differences) < 2e-2 and apart < 2e-2 and one.is_finite()
+    apart = one_step_apart(one)
+    passes = apart["metrics"] < 1e-3 and apart["field"] < 0.02 and one.is_finite()
     passes &= s.device.type != "cuda" or one._replay is not None
-    return {"passes": bool(passes), "captured": one._replay is not None, "relative_differences": differences,
-            "field_relative_difference": apart, "steps": count}  # fmt: skip
+    # Over many steps the order of the gradients' sums, which is not fixed, tells: half precision and Adamax magnify it.
+    return {"passes": bool(passes), "captured": one._replay is not None, "one_step": apart,
+            "relative_differences_at_the_end": differences, "steps": count}  # fmt: skip
+
+
+@torch.no_grad()
+def one_step_apart(run: Trainer) -> dict[str, float]:
+    """The next step, replayed, put back, and taken eagerly: relative difference of metrics, and the share of voxels
+    whose density differs by more than a hundredth of the learning rate."""
+    state = [*run.field.parameters(), run._counter]
+    state += [x for kept in run.take.optimizer.state.values() for x in kept.values()]
+    before, number = [x.clone() for x in state], run.position
+    ends = []
+    for step in (run._replay or run._advance, run._advance):
+        for x, value in zip(state, before, strict=True):
+            x.copy_(value)
+        step()
+        ends.append((run.log[number].clone(), run.field.density.clone()))
+    (log, density), (eager_log, eager_density) = ends
+    metrics = ((log - eager_log).abs() / (1e-3 + eager_log.abs())).max()
+    moved = ((density - eager_density).abs() > 0.01 * run.config.optimizer.lr).float().mean()
+    return {"metrics": float(metrics), "field": float(moved)}
 
 
 def trace(s: Session) -> dict[str, Any]:
@@ -280,18 +315,19 @@ def end_to_end(s: Session) -> dict[str, Any]:
         model = pipelines.stable_diffusion(Path(scratch) / "model", shape=shape, dtype=dtype)
         environment = os.environ | {"TRITON_CACHE_DIR": f"{scratch}/triton", "HF_HUB_OFFLINE": "1"}
         for state in ("cold",) if s.small else ("cold", "warm"):
-            if s.late:
+            if s.left < 60:
                 return found | {state: {"note": "out of time: not measured"}}
             command = [sys.executable, "-m", "benchmarks.steps", "--run", str(model), str(steps), f"{scratch}/{state}"]
             command += [str(time.time()), *(["small"] if s.small else [])]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+            limit = max(60, s.left + 60)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=limit)
             if done.returncode:
                 raise RuntimeError(done.stderr[-2000:])
             found[state] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def whole_run(model: str, steps: int, output: Path, began: float, small: bool) -> dict[str, float]:
+def whole_run(model: str, steps: int, output: Path, began: float, small: bool) -> dict[str, Any]:
     """`train` in this process, and when its stages were reached, in seconds since the process was started."""
     from sjc_fast.run import Reporter  # it needs packages that the other measurements do not
     from sjc_fast.run import run as train
@@ -312,7 +348,10 @@ def whole_run(model: str, steps: int, output: Path, began: float, small: bool) -
     if small:
         config = merge(config, {"size": 8, "field": {"resolution": 8}, "backend": "reference"})
         config = merge(config, {"log": {"turntable_frames": 2, "turntable_size": 32}})
-    train(config, Stages())
+    try:
+        train(config, Stages())
+    except Exception as error:  # what was reached before it still counts
+        return reached | {"error": str(error)}
     return reached | {"written": time.time() - began}
 
 

@@ -174,8 +174,8 @@ def combine_kernel(
     x = tl.load(clean + i, mask, other=0.0)
     spot = place(j, height, width, CHANNELS, PATCH, LAST)
     total = s * 0
-    c = coefficient
-    for drawn in tl.static_range(DRAWN):
+    c = total + coefficient
+    for drawn in range(DRAWN):
         drawn_noise = normal_at((view * DRAWN + drawn) * size + j, tl.load(seed), tl.load(step))
         for mirror in tl.static_range(2 if MIRRORED else 1):
             noise = -drawn_noise if mirror else drawn_noise

@@ -76,7 +76,7 @@ class ScoreConfig:
     """How scores are estimated. The defaults are the paper's, but for antithetic, which leaves the mean as it is."""
 
     estimator: Literal["eq15", "eq16", "auto"] = "eq16"
-    """Eq. 15, Eq. 16, or a regression control variate; all have the same mean."""
+    """Eq. 15, Eq. 16, or a regression control variate. All have the same mean, the last from two noise samples on."""
     antithetic: bool | None = None
     """Noise in pairs (n, -n): less variance, same cost, same mean; default wherever the noise samples are even."""
     weighting: Literal["sigma", "sigma2", "one"] = "sigma"
@@ -170,9 +170,9 @@ class TrainConfig:
     lora: Path | None = None
     """LoRA weights for the network, a .safetensors file."""
     memory_limit: float | None = None
-    """GiB of the CUDA device that the run may use; batches that need more are split into equal parts."""
+    """GiB that tensors may take on the CUDA device; batches that need more are split into equal parts."""
     resume: Path | None = None
-    """Run folder to continue, to the same bits as if it had never stopped."""
+    """Run folder to continue; on a CPU to the same bits as if it had never stopped."""
     cameras: CameraConfig = dataclasses.field(default_factory=CameraConfig)
     field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
     score: ScoreConfig = dataclasses.field(default_factory=ScoreConfig)

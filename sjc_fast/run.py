@@ -137,7 +137,7 @@ def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None
     if config.lora:
         config = replace(config, lora=config.lora.absolute())  # so that the run can be resumed from anywhere
     device = pick_device(config.device)
-    if device.index is not None:
+    if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # events and graphs belong to the current device
     limit_memory(config.memory_limit, device)
     backend = choose_backend(config.backend, device)
@@ -145,7 +145,6 @@ def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None
         check_words(config)
     used = f"model {model.name if model else config.model}, renderer {backend}, device {device}"
     reporter.announce(f"{used} (change with --model, --backend, --device)")
-    torch.backends.cudnn.benchmark = True  # shapes do not change: the search for fast convolutions pays
     try:
         model = model or load_model(config, device)
         if config.attention != "sdpa":

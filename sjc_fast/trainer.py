@@ -43,6 +43,8 @@ class Trainer:
             )
         self.config, self.model, self.device = config, model, torch.device(device)
         self.backend = choose_backend(config.backend, self.device)
+        # Shapes do not change, so the search for fast convolutions pays; what it finds may differ from run to run.
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         self.size = config.size or model.size
         self.field = build_field(config, model).to(self.device)
         self.schedule: Schedule = draw_schedule(config, self.field, model.sigmas, self.size).to(self.device)

@@ -77,6 +77,7 @@ def refused(done, message, cwd=None):
         (["train", "--prompt", "a red cube", "--attention", "xformers"], "it is not installed: pip install"),
         (["train", "--prompt", "a red cube", "--memory-limit", "4"], "--memory-limit 4: it limits a CUDA device's"),
         (["train", "--prompt", "a red cube", "--lora", "no.safetensors"], "--lora"),
+        (["train", "--prompt", "a red cube", "--device", "cpu:0", "--memory-limit", "4"], "it limits a CUDA device's"),
         (["train", "--prompt", "a red cube", "--preset", "best"], "--preset"),
         (["train", "--resume", "."], "not a run folder"),
         (["render", "nowhere"], "not a run folder"),
