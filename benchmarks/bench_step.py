@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from sjc_fast import graphs, load_score_model
+from sjc_fast import load_score_model
 from sjc_fast.config import merge
 from sjc_fast.settings import default_config
 from sjc_fast.trainer import Trainer
 
 from .session import Session
-from .steps import configuration, stand_in
+from .steps import stand_in, warmed
 
 CUDA = torch.cuda.is_available()
 
@@ -35,9 +35,7 @@ def bench_stable_diffusion_step(benchmark, samples, graph):
     """The paper's settings with more noise samples; the device awaited after every step."""
     benchmark.group = f"step, Stable Diffusion's shape, N = {samples}"
     s = Session(small=False, output=Path("unused"))
-    run = Trainer(configuration(s, samples, graph=graph), stand_in(s), s.device)
-    for _ in range(graphs.WARM_UP + 1):
-        run.step()
+    run = warmed(s, stand_in(s), samples, graph)
 
     def awaited() -> None:
         run.step()

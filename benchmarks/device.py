@@ -13,6 +13,8 @@ import triton.language as tl
 from sjc_fast.kernels.launch import OPTIONS
 from torch import Tensor
 
+from sjc_fast import graphs
+
 FLUSH = 256 << 20  # bytes written before a cold timing: more than any L2 cache
 _INNER = 5  # replays between two events
 
@@ -88,13 +90,10 @@ def capture(function: Callable[[], Any]) -> Callable[[], None]:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(3):
+        for _ in range(graphs.WARM_UP):
             function()
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
-    return graph.replay
+    return graphs.capture(function, torch.device("cuda"))
 
 
 @triton.jit

@@ -104,6 +104,15 @@ def unet_flops(shape: str) -> int:
     return counter.get_total_flops()
 
 
+def warmed(s: Session, model: StandIn, samples: int, graph: bool) -> Trainer:
+    """A run that has taken its warm-up and one step more: the first replay, if it can have one."""
+    run = Trainer(configuration(s, samples, graph=graph), model, s.device)
+    for _ in range(graphs.WARM_UP + 1):
+        run.step()
+    s.clock.wait()
+    return run
+
+
 def step_times(s: Session) -> list[dict[str, Any]]:
     """Steps by noise samples, mode and attention, most important first, beside the plain loop of the same run."""
     found: list[dict[str, Any]] = [plain_row(s)]
@@ -111,17 +120,17 @@ def step_times(s: Session) -> list[dict[str, Any]]:
     cases += [(4, "graph", "sdpa"), (16, "graph", "sdpa"), (1, "graph", "xformers"), (8, "compiled", "sdpa")]
     cases += [(8, "graph", "xformers"), (8, "eager", "sdpa")]
     for samples, mode, attention in [(1, "graph", "sdpa"), (2, "compiled", "sdpa")] if s.small else cases:
+        case = {"samples": samples, "mode": mode, "attention": attention}
         if s.left < (120 if mode == "compiled" else 0):
-            found.append({"samples": samples, "mode": mode, "attention": attention, "note": "out of time"})
+            found.append(case | {"note": "out of time"})
             continue
-        if attention == "xformers" and (s.small or "not installed" in (xformers_problem() or "")):
-            found.append({"samples": samples, "mode": mode, "attention": attention, "note": "xformers is not there"})
+        if attention == "xformers" and "not installed" in (xformers_problem() or ""):
+            found.append(case | {"note": "xformers is not there"})
             continue
         try:
             found.append(step_row(s, samples, mode, attention))
         except Exception:  # the other rows still count
-            case = {"samples": samples, "mode": mode, "attention": attention, "passes": False}
-            found.append(case | {"error": traceback.format_exc()[-2000:]})
+            found.append(case | {"passes": False, "error": traceback.format_exc()[-2000:]})
         s.result["steps"] = found
         s.save()
     return found
@@ -133,10 +142,7 @@ def step_row(s: Session, samples: int, mode: str, attention: str) -> dict[str, A
     model = stand_in(s, attention, compiled=mode == "compiled")
     _fresh(s)
     began = time.perf_counter()
-    run = Trainer(configuration(s, samples, graph=mode != "eager"), model, s.device)
-    for _ in range(graphs.WARM_UP + 1):
-        run.step()
-    s.clock.wait()
+    run = warmed(s, model, samples, graph=mode != "eager")
     row: dict[str, Any] = {"samples": samples, "mode": mode, "attention": model.attention}
     row |= {"start_seconds": time.perf_counter() - began, "captured": run._replay is not None}
     repeats = 1 if s.small else 20
@@ -241,12 +247,9 @@ def step_checks(s: Session) -> dict[str, Any]:
     model, count = stand_in(s), graphs.WARM_UP + 2 if s.small else 30
     runs = []
     for graph in (True, False):
-        run = Trainer(configuration(s, 2, graph=graph), model, s.device)
-        for _ in range(graphs.WARM_UP + 1):
-            run.step()
+        run = warmed(s, model, 2, graph)
         readout = Readout(run.log)
         if s.device.type == "cuda":
-            torch.cuda.synchronize()
             torch.cuda.set_sync_debug_mode("error")
         try:
             while run.position < count:
@@ -324,6 +327,7 @@ def end_to_end(s: Session) -> dict[str, Any]:
             if done.returncode:
                 raise RuntimeError(done.stderr[-2000:])
             found[state] = json.loads(done.stdout.splitlines()[-1])
+            found["passes"] = found.get("passes", True) and "error" not in found[state]
     return found
 
 

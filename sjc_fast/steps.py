@@ -144,7 +144,7 @@ class FusedStep(Step):
     ) -> None:
         super().__init__(config, field, model, conditions, size, backend)
         device = field.density.device
-        self.capturable = self.network = isinstance(model, NetworkModel)
+        self.capturable = isinstance(model, NetworkModel)
         self.march = march_settings(field, config.losses.emptiness_beta)
         self.grads = (
             torch.zeros_like(field.density),
@@ -174,7 +174,7 @@ class FusedStep(Step):
         from .kernels.paas import combine, perturb
 
         config, model = self.config, self.model
-        if not self.network:
+        if not self.capturable:  # no network to ask directly
             return super().score(x, row)
         estimator, unconditional = config.score, self.conditions.unconditional
         options = {"noise_samples": config.noise_samples, "antithetic": config.antithetic, "patch": model.patch}

@@ -6,6 +6,7 @@ import weakref
 import pytest
 import replay
 import torch
+from test_trainer import assert_same
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import pipelines
@@ -89,11 +90,6 @@ def final(config, model, monkeypatch=None, stop=None, checkpoint=None):
     while run.position < (stop or config.steps):
         run.step()
     return run
-
-
-def assert_same(a, b):
-    for (name, x), (_, y) in zip(a.field.state_dict().items(), b.field.state_dict().items(), strict=True):
-        assert torch.equal(x, y), name
 
 
 def test_a_recorded_step_replays_what_the_eager_one_does(latents, monkeypatch, tmp_path):
