@@ -20,7 +20,7 @@ setup(
     # A top-level module named ``kernels`` would shadow a PyPI package that diffusers and transformers probe for.
     package_dir={"sjc_fast": "sjc_fast", "sjc_fast.kernels": "kernels"},
     packages=[*find_packages(include=["sjc_fast", "sjc_fast.*"]), "sjc_fast.kernels"],
-    package_data={"sjc_fast.shapes": ["weights/*", "weights/*/*"]},
+    package_data={"sjc_fast.shapes": ["weights/*", "weights/*/*"], "sjc_fast.kernels": ["csrc/*"]},
     install_requires=[
         "torch>=2.11",
         f"triton>=3.6; {LINUX}",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import triton
-from sjc_fast.kernels import adamax, bricks, composite, march, march_kernels, paas, trilinear
+from sjc_fast.kernels import adamax_kernels, bricks_kernels, composite, march_kernels, march_triton, paas, trilinear
 from sjc_fast.kernels.launch import INTERPRETING, OPTIONS
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -73,7 +73,7 @@ def variants() -> list[Variant]:
         found += _march_pair(f"{precision}, {views} x 64^2", 4, False, views * 64 * 64, f"*{precision}")
     found += _march_pair("fp32 C=3 colours, 1 x 64^2", 3, True, 64 * 64, "*fp32")
     constants = {"C": 4, "STRIDE": 4, "SIGMOID": False, "TEXTURE": True, "SKIP": True, "SEGMENTS": 1, "LANES": 1}
-    constants |= march._tile(32, 512) | {"TEST": 4}
+    constants |= march_triton._tile(32, 512) | {"TEST": 4}
     found.append(Variant("march_forward skipping", march_kernels.march_forward, constants, {}, registers=96))
     backward = next(v for v in found if v.name.startswith("march_backward"))
     wide = dict.fromkeys(("grad_density", "grad_features", "grad_background", "grad_log_scale"), "*i64")
@@ -93,12 +93,12 @@ def variants() -> list[Variant]:
         "ROW": 4,
         "GRAD_ROW": 4,
         "COPY_ROW": 4,
-        "BLOCK": adamax._BLOCK,
+        "BLOCK": adamax_kernels.BLOCK_SIZE,
     }
     pointers = {"copy": "*fp16", "step": "*i64", "rate": "*fp64"}
-    found.append(Variant("adamax", adamax.update_kernel, update, pointers, warps=4))
+    found.append(Variant("adamax", adamax_kernels.update_kernel, update, pointers, warps=4))
     refresh = update | {"BRICKS": True, "ROW": 100, "GRAD_ROW": 100, "COPY_ROW": 100}
-    found.append(Variant("optimiser with bricks", adamax.update_kernel, refresh, pointers, warps=4))
+    found.append(Variant("optimiser with bricks", adamax_kernels.update_kernel, refresh, pointers, warps=4))
     batch = {"CHANNELS": 4, "DRAWN": 1, "MIRRORED": False, "DOUBLED": True, "PATCH": 1, "LAST": True}
     batch["BLOCK"] = paas._BLOCK
     noise = {"seed": "*i64", "step": "*i64", "out": "*fp16"}
@@ -110,12 +110,12 @@ def variants() -> list[Variant]:
     found.append(Variant("regress", paas.regress_kernel, fit, answers, warps=8))
     many = batch | kinds | {"FITTED": True, "DRAWN": 8}
     found.append(Variant("combine fitted", paas.combine_kernel, many, answers, warps=4))
-    found.append(Variant("brick_maximum", bricks.brick_kernel, {"COUNT": 1}, {"bricks": "i32"}, warps=4))
+    found.append(Variant("brick_maximum", bricks_kernels.brick_kernel, {"COUNT": 1}, {"bricks": "i32"}, warps=4))
     return found
 
 
 def _march_pair(label: str, channels: int, sigmoid: bool, rays: int, pointer: str) -> list[Variant]:
-    lanes, segments = march.split(rays)
+    lanes, segments = march_triton.split(rays)
     shared = {
         "C": channels,
         "STRIDE": channels,
@@ -124,8 +124,8 @@ def _march_pair(label: str, channels: int, sigmoid: bool, rays: int, pointer: st
         "SEGMENTS": segments,
         "LANES": lanes,
     }
-    forward = shared | march._tile(32 // lanes, 64) | {"SKIP": False, "TEST": march._chunks(segments)}
-    backward = shared | march._tile(32, 64) | {"FIXED": False, "DEPTH": False, "OPACITY": False, "SPAN": 1}
+    forward = shared | march_triton._tile(32 // lanes, 64) | {"SKIP": False, "TEST": march_triton._chunks(segments)}
+    backward = shared | march_triton._tile(32, 64) | {"FIXED": False, "DEPTH": False, "OPACITY": False, "SPAN": 1}
     types = {"density": pointer, "features": pointer}
     return [
         Variant(f"march_forward {label}", march_kernels.march_forward, forward, types, registers=96),

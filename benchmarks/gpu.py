@@ -25,7 +25,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
 
-from sjc_fast.kernels import march as module
+from sjc_fast.kernels import march_triton as module
 from sjc_fast.kernels.adamax import adam_step, adamax_step
 from sjc_fast.kernels.bricks import brick_maximum
 from sjc_fast.kernels.composite import composite

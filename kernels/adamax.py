@@ -8,83 +8,10 @@ from __future__ import annotations
 import math
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from .bricks import BRICK, bricks_shape, clear_bricks
-from .launch import INTERPRETING, OPTIONS
-from .maths import opacity_of
-
-_BLOCK = 1 << 16 if INTERPRETING else 512  # four numbers a thread: with eight, the copy goes through shared memory
-
-
-@triton.jit
-def update_kernel(
-    param,
-    grad,
-    first,  # running mean of the gradient
-    second,  # Adam: running mean of its square; Adamax: its decaying maximum
-    copy,
-    bricks,  # [D / 8 + 1, ...] maxima of a density [D, H, W]
-    rate,  # [] learning rate
-    step,  # [] number of this step, from 1
-    count,
-    beta1,
-    beta2,
-    decay1,  # -log(beta1)
-    decay2,
-    epsilon,
-    height,  # of a density, if BRICKS
-    width,
-    ADAM: tl.constexpr,
-    COPY: tl.constexpr,
-    BRICKS: tl.constexpr,
-    ROW: tl.constexpr,  # numbers in a row of param, and in rows of grad and copy, which may be padded
-    GRAD_ROW: tl.constexpr,
-    COPY_ROW: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """One block of elements."""
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    mask = i < count
-    where = i if GRAD_ROW == ROW else i // ROW * GRAD_ROW + i % ROW
-    g = tl.load(grad + where, mask, other=0.0)
-    m = tl.load(first + i, mask, other=0.0)
-    v = tl.load(second + i, mask, other=0.0)
-    taken = tl.load(step).to(tl.float32)
-    m += (g - m) * (1 - beta1)
-    rate_now = tl.load(rate).to(tl.float32) / opacity_of(taken * decay1)  # lr / (1 - beta1^step)
-    if ADAM:
-        v = v * beta2 + g * g * (1 - beta2)
-        change = m / (tl.sqrt_rn(v) / tl.sqrt_rn(opacity_of(taken * decay2)) + epsilon)
-    else:
-        v = tl.maximum(v * beta2, tl.abs(g) + epsilon)
-        change = m / v
-    value = tl.load(param + i, mask, other=0.0) - rate_now * change
-    tl.store(param + i, value, mask)
-    tl.store(first + i, m, mask)
-    tl.store(second + i, v, mask)
-    tl.store(grad + where, tl.zeros([BLOCK], tl.float32), mask)
-    if COPY:
-        there = i if COPY_ROW == ROW else i // ROW * COPY_ROW + i % ROW
-        tl.store(copy + there, value.to(copy.dtype.element_ty), mask)
-    if BRICKS:
-        raise_bricks(bricks, value, i, mask, height, width)
-
-
-@triton.jit
-def raise_bricks(bricks, value, i, mask, height, width):
-    """Raise the maxima of the bricks that voxels i belong to: two along an axis at a brick's last voxel, else one."""
-    x, y, z = i % width, i // width % height, i // (width * height)
-    high, wide = height // BRICK + 1, width // BRICK + 1
-    for c in tl.static_range(8):
-        on_x, on_y, on_z = (x + c % 2) // BRICK, (y + c // 2 % 2) // BRICK, (z + c // 4) // BRICK
-        # The second brick of an axis counts only where it is another one.
-        other = (c % 2 == 0) | (x % BRICK == BRICK - 1)
-        other &= (c // 2 % 2 == 0) | (y % BRICK == BRICK - 1)
-        other &= (c // 4 == 0) | (z % BRICK == BRICK - 1)
-        tl.atomic_max(bricks + (on_z * high + on_y) * wide + on_x, value, mask & other, sem="relaxed")
+from .bricks import brick_maximum, bricks_shape, clear_bricks
+from .native import load, serves
 
 
 def adamax_step(
@@ -99,6 +26,7 @@ def adamax_step(
     bricks: Tensor | None = None,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
+    native: bool | None = None,
 ) -> None:
     """One step of Adamax, in place, as `torch.optim.Adamax` takes it; the gradient is zero afterwards.
 
@@ -106,11 +34,13 @@ def adamax_step(
         copy: half-precision copy of param to refresh, [..., C or more].
         bricks: maxima of a density [D, H, W] to refresh, as from `brick_maximum`; for the step before a picture.
 
+        native: the compiled C++ code rather than Triton's; default: for CPU tensors.
+
     Raises:
         ValueError: tensors that are not contiguous or whose shapes do not fit.
     """
     _check(param, grad, exp_avg, exp_inf, copy, bricks)
-    _update(param, grad, exp_avg, exp_inf, copy, bricks, lr, step, *betas, eps, False)
+    _update(param, grad, exp_avg, exp_inf, copy, bricks, lr, step, *betas, eps, False, serves(param, native))
 
 
 def adam_step(
@@ -125,10 +55,11 @@ def adam_step(
     bricks: Tensor | None = None,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
+    native: bool | None = None,
 ) -> None:
     """One step of Adam, in place, as `torch.optim.Adam` takes it; arguments as for `adamax_step`."""
     _check(param, grad, exp_avg, exp_avg_sq, copy, bricks)
-    _update(param, grad, exp_avg, exp_avg_sq, copy, bricks, lr, step, *betas, eps, True)
+    _update(param, grad, exp_avg, exp_avg_sq, copy, bricks, lr, step, *betas, eps, True, serves(param, native))
 
 
 def _check(
@@ -164,7 +95,17 @@ def _update(
     beta2: float,
     epsilon: float,
     adam: bool,
+    native: bool,
 ) -> None:
+    if native:
+        load().optimiser_step(param, grad, first, second, rate, step, beta1, beta2, epsilon, adam)
+        if copy is not None:
+            copy[..., : param.shape[-1]] = param
+        if bricks is not None:
+            bricks.copy_(brick_maximum(param, native=True))
+        return
+    from .adamax_kernels import BLOCK_SIZE, OPTIONS, update_kernel
+
     row = param.shape[-1] if param.ndim else 1
     rows = {
         "ROW": row,
@@ -175,10 +116,10 @@ def _update(
     if bricks is not None:
         clear_bricks(bricks, param.shape)
     with torch.cuda.device_of(param):
-        update_kernel[(triton.cdiv(param.numel(), _BLOCK),)](
+        update_kernel[(-(-param.numel() // BLOCK_SIZE),)](
             param, grad, first, second, param if copy is None else copy, param if bricks is None else bricks,
             rate, step, param.numel(), beta1, beta2, -math.log(beta1), -math.log(beta2), epsilon, height, width,
-            ADAM=adam, COPY=copy is not None, BRICKS=bricks is not None, **rows, BLOCK=_BLOCK,
+            ADAM=adam, COPY=copy is not None, BRICKS=bricks is not None, **rows, BLOCK=BLOCK_SIZE,
             **(OPTIONS | {"num_warps": 4}),
         )  # fmt: skip
 

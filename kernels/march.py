@@ -1,4 +1,6 @@
-"""`march`: a voxel grid and cameras to rendered views, fused, with its one-pass backward. Kernels: march_kernels.py.
+"""`march`: a voxel grid and cameras to rendered views, fused, with its one-pass backward.
+
+Kernels: march_kernels.py in Triton (launched by march_triton.py), and csrc/ in C++ for CPU tensors (march_native.py).
 
 Along a ray, samples lie at ``t_k = t_entry + k d`` while ``k d < t_exit - t_entry``. With r the trilinear raw density
 (0 outside the grid): ``density = softplus(exp(log_scale) r + density_shift)``, ``alpha = 1 - exp(-density d)``,
@@ -12,18 +14,13 @@ Nothing is divided and nothing scanned in reverse, so hidden samples get exactly
 
 from __future__ import annotations
 
-import math
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
-from . import march_kernels as kernels
-from .launch import INTERPRETING, OPTIONS
-
-#: Lanes that fill a large GPU: rays are split, forward over neighbouring lanes, backward into segments, to reach it.
-FULL = 1 << 16
+from .native import serves
 
 
 class March(NamedTuple):
@@ -53,6 +50,7 @@ def march(
     slots: Tensor | None = None,
     copies: tuple[Tensor, Tensor] | None = None,
     deterministic: bool = False,
+    native: bool | None = None,
 ) -> March:
     """Render V views of a voxel grid, with gradients to density, features, background and log_scale.
 
@@ -63,17 +61,21 @@ def march(
         slots: int64 [V], the sample slots of each view; counted if not given: floor(longest / d) + 1.
         copies: half-precision copies of density and features (these may be padded to four channels) to read instead;
             gradients go to density and features, in float32.
-        deterministic: gradients are summed in fixed point, so they are the same bits from run to run.
+        deterministic: gradients are summed in fixed point, so they are the same bits from run to run (the C++ code's
+            always are).
+        native: the compiled C++ code rather than Triton's; default: for CPU tensors.
 
     Raises:
         ValueError: a shape, type or layout that the kernels cannot read.
+        NativeError: the C++ code is wanted, and cannot be built here.
     """
     _check((density, features, background, log_scale, c2w, fov, box), height * width, copies)
-    lanes, segments = split(len(c2w) * height * width)
+    native = serves(density, native)
+    lanes, segments = _code(native).split(len(c2w) * height * width)
     reads = (None, None) if copies is None else copies
     out = _march(
         density, features, background, log_scale, c2w, fov, box, slots, *reads,
-        height, width, step, density_shift, sigmoid, beta, lanes, segments, deterministic,
+        height, width, step, density_shift, sigmoid, beta, lanes, segments, deterministic, native,
     )  # fmt: skip
     return March(*out[:4])
 
@@ -96,6 +98,7 @@ def march_skip(
     sigmoid: bool = False,
     beta: float = 10.0,
     skip_below: float = 1e-5,
+    native: bool | None = None,
 ) -> March:
     """`march` without gradients, which leaps over bricks that hold no sample of optical thickness `skip_below`.
 
@@ -105,16 +108,9 @@ def march_skip(
     scene = (density, features, background, log_scale, c2w, fov, box)
     _check(scene, height * width)
     shape = (height, width, step, density_shift, sigmoid, beta)
-    views = _forward(scene, shape, lanes=1, segments=1, bricks=bricks, skip_below=skip_below)
-    return March(*views.images[:3], _emptiness(views, _counted(views)))
-
-
-def split(rays: int) -> tuple[int, int]:
-    """Lanes a ray has forward, and segments backward, so that `FULL` lanes are busy; powers of two up to 16."""
-    if INTERPRETING:  # which pays by the operation, not by the lane
-        return 4, 16
-    share = 2 ** max(0, min(4, math.ceil(math.log2(FULL / max(1, rays)))))
-    return share, share
+    forward = _code(serves(density, native)).forward
+    views = Views(*forward(scene, shape, lanes=1, segments=1, bricks=bricks, skip_below=skip_below))
+    return March(*views[:3], _emptiness(views, _counted(views)))
 
 
 def _check(scene: tuple[Tensor, ...], pixels: int, copies: tuple[Tensor, Tensor] | None = None) -> None:
@@ -171,11 +167,13 @@ def march_forward(
     sigmoid: bool = False,
     beta: float = 10.0,
     slots: Tensor | None = None,
+    native: bool | None = None,
 ) -> Saved:
     """`march` for a step that holds its own gradient buffers; half-precision copies go straight into `scene`."""
     _check(scene, height * width)
-    plan = split(len(scene[4]) * height * width)
-    return Saved(*_march(*scene, slots, None, None, height, width, step, density_shift, sigmoid, beta, *plan, False))
+    native = serves(scene[0], native)
+    plan = (*_code(native).split(len(scene[4]) * height * width), False, native)
+    return Saved(*_march(*scene, slots, None, None, height, width, step, density_shift, sigmoid, beta, *plan))
 
 
 @torch.no_grad()
@@ -193,6 +191,7 @@ def march_accumulate(
     density_shift: float = -1.0,
     sigmoid: bool = False,
     beta: float = 10.0,
+    native: bool | None = None,
 ) -> None:
     """The backward pass of `march_forward`, added to buffers that the optimiser step leaves at zero.
 
@@ -208,76 +207,44 @@ def march_accumulate(
     upstream = (v_features, v_emptiness, v_depth, v_opacity)
     if any(v is not None and v.shape != s for v, s in zip(upstream, expected, strict=True)):
         raise ValueError("upstream gradients must have the shapes of what they belong to")
-    plan = split(depth.numel())  # as march_forward chose
+    native = serves(depth, native)
+    plan = (*_code(native).split(depth.numel()), native)  # as march_forward chose
     _accumulate(
         *grads, *scene, image, depth, opacity, *rest, v_features, v_depth, v_opacity, v_emptiness,
         step, density_shift, sigmoid, beta, *plan,
     )  # fmt: skip
 
 
-class _Views(NamedTuple):
-    images: tuple[Tensor, Tensor, Tensor]  # features, depth, opacity
-    penalty: Tensor  # [V, h, w]
-    slope: Tensor  # [V, h, w]
+class Views(NamedTuple):
+    """What a forward pass leaves, whichever code took it."""
+
+    features: Tensor  # [V, C, h, w]
+    depth: Tensor  # [V, h, w]
+    opacity: Tensor  # [V, h, w]
+    penalty: Tensor  # [V, h, w] sum of log(1 + beta w)
+    slope: Tensor  # [V, h, w] sum of w beta / (1 + beta w)
     slots: Tensor  # [V, h, w] int32
     stop: Tensor  # [V, h, w] int32
     state: Tensor  # running sums at the segments' starts
 
 
-def _tile(rays: int, width: int) -> dict[str, int]:
-    """A program's pixels: a compact patch of one warp; the interpreter, which pays per program, gets a large one."""
-    if INTERPRETING:
-        side = min(32, triton.next_power_of_2(width))
-        return {"TILE_H": side, "TILE_W": side}
-    tile_h = 2 ** (int(math.log2(rays)) // 2)
-    return {"TILE_H": tile_h, "TILE_W": rays // tile_h}
+def _code(native: bool) -> ModuleType:
+    """The compiled C++ code or Triton's: each has `split`, `forward` and `backward`."""
+    if native:
+        from . import march_native
+
+        return march_native
+    from . import march_triton
+
+    return march_triton
 
 
-def _chunks(segments: int) -> int:
-    """Chunks between two tests of the early stop; a segment may be a single chunk."""
-    return 1 if INTERPRETING or segments > 1 else 4
-
-
-def _forward(
-    scene: tuple[Tensor, ...],
-    shape: tuple[int, int, float, float, bool, float],
-    *,
-    lanes: int,
-    segments: int,
-    channels: int | None = None,
-    bricks: Tensor | None = None,
-    skip_below: float = 0.0,
-) -> _Views:
-    density, features, background, log_scale, c2w, fov, box = scene
-    height, width, step, density_shift, sigmoid, beta = shape
-    views, channels = len(c2w), channels or features.shape[-1]
-    new = {"device": density.device, "dtype": torch.float32}
-    image = torch.empty(views, channels, height, width, **new)
-    depth, opacity, penalty, slope = (torch.empty(views, height, width, **new) for _ in range(4))
-    slots, stop = (torch.empty(views, height, width, device=density.device, dtype=torch.int32) for _ in range(2))
-    state = torch.empty(2, views, segments - 1, 4 * height * width, **new)
-    tile = _tile(32 // lanes, width)
-    tiles = triton.cdiv(height, tile["TILE_H"]) * triton.cdiv(width, tile["TILE_W"])
-    with torch.cuda.device_of(density):
-        if not views:
-            return _Views((image, depth, opacity), penalty, slope, slots, stop, state)
-        kernels.march_forward[(tiles, views)](
-            density, features, background.contiguous(), log_scale, c2w.contiguous(), fov.contiguous(), box,
-            density if bricks is None else bricks, image, depth, opacity, penalty, slope, slots, stop,
-            state[0], state[1], height, width, *density.shape, density_shift, step, beta, skip_below,
-            C=channels, STRIDE=features.stride(2), SIGMOID=sigmoid, TEXTURE=background.ndim == 3,
-            SKIP=bricks is not None, SEGMENTS=segments, LANES=lanes, TEST=_chunks(segments),
-            **tile, **OPTIONS, maxnreg=96,
-        )  # fmt: skip
-    return _Views((image, depth, opacity), penalty, slope, slots, stop, state)
-
-
-def _counted(views: _Views) -> Tensor:
+def _counted(views: Views) -> Tensor:
     """Sample slots of each view [V]: those of its longest ray."""
     return views.slots.flatten(1).amax(1).long()
 
 
-def _emptiness(views: _Views, slots: Tensor) -> Tensor:
+def _emptiness(views: Views, slots: Tensor) -> Tensor:
     _count, height, width = views.penalty.shape
     return views.penalty.flatten(1).sum(1) / (slots * (height * width))
 
@@ -303,23 +270,23 @@ def _march(
     lanes: int,
     segments: int,
     deterministic: bool,
+    native: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Features, depth, opacity, emptiness; and for the backward pass slope, stop, slots, state."""
     read = (
         density if density_copy is None else density_copy,
         features if features_copy is None else features_copy,
     )
-    views = _forward(
-        (*read, background, log_scale, c2w, fov, box), (height, width, step, density_shift, sigmoid, beta),
-        lanes=lanes, segments=segments, channels=features.shape[-1],
-    )  # fmt: skip
+    scene, shape = (*read, background, log_scale, c2w, fov, box), (height, width, step, density_shift, sigmoid, beta)
+    plan = {"lanes": lanes, "segments": segments, "channels": features.shape[-1]}
+    views = Views(*_code(native).forward(scene, shape, **plan))
     counted = _counted(views) if slots is None else slots.clone()
-    return *views.images, _emptiness(views, counted), views.slope, views.stop, counted, views.state
+    return *views[:3], _emptiness(views, counted), views.slope, views.stop, counted, views.state
 
 
 @_march.register_fake
 def _(density, features, background, log_scale, c2w, fov, box, slots, density_copy, features_copy,
-      height, width, step, density_shift, sigmoid, beta, lanes, segments, deterministic):  # fmt: skip
+      height, width, step, density_shift, sigmoid, beta, lanes, segments, deterministic, native):  # fmt: skip
     views = c2w.shape[0]
     new = {"device": density.device, "dtype": torch.float32}
     image = torch.empty(views, features.shape[-1], height, width, **new)
@@ -355,7 +322,7 @@ def _chain(ctx: Any, v_features: Any, v_depth: Any, v_opacity: Any, v_emptiness:
         background = ((1 - opacity)[:, None] * upstream).sum((2, 3))
     else:
         background = background.permute(2, 0, 1)[: ctx.channels]
-    return density, features[..., : ctx.channels], background, log_scale, *[None] * 15
+    return density, features[..., : ctx.channels], background, log_scale, *[None] * 16
 
 
 @torch.library.custom_op("sjc_fast::march_gradients", mutates_args=())
@@ -385,6 +352,7 @@ def march_gradients(
     lanes: int,
     segments: int,
     deterministic: bool,
+    native: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """New gradients of `march`: density [D, H, W], features [D, H, W, 4], texture [4, 4, 4] ([y, x, channel]), scale.
 
@@ -407,10 +375,11 @@ def march_gradients(
         state,
     )
     upstream = (v_features, v_depth, v_opacity, v_emptiness)
-    kind = torch.int64 if deterministic else torch.float32
+    code, fixed = _code(native), deterministic and not native
+    kind = torch.int64 if fixed else torch.float32
     grads = tuple(torch.zeros(s, device=density.device, dtype=kind) for s in _gradient_shapes(density))
-    scales = _fixed_scales(forward, upstream, step, sigmoid, beta) if deterministic else None
-    _backward(grads, forward, upstream, (step, density_shift, sigmoid, beta), lanes, segments, scales)
+    scales = code.fixed_scales(forward, upstream, step, sigmoid, beta) if fixed else None
+    code.backward(grads, forward, upstream, (step, density_shift, sigmoid, beta), lanes, segments, scales)
     if scales is not None:
         grads = tuple((g / s).float() for g, s in zip(grads, scales.double(), strict=True))
     return grads
@@ -456,6 +425,7 @@ def _accumulate(
     beta: float,
     lanes: int,
     segments: int,
+    native: bool,
 ) -> None:
     grads = (grad_density, grad_features, grad_texture, grad_log_scale)
     forward = (
@@ -475,7 +445,7 @@ def _accumulate(
         state,
     )
     upstream = (v_features, v_depth, v_opacity, v_emptiness)
-    _backward(grads, forward, upstream, (step, density_shift, sigmoid, beta), lanes, segments, None)
+    _code(native).backward(grads, forward, upstream, (step, density_shift, sigmoid, beta), lanes, segments, None)
 
 
 @_accumulate.register_fake
@@ -486,67 +456,3 @@ def _(*_arguments: object) -> None:
 def _gradient_shapes(density: Tensor) -> tuple[tuple[int, ...], ...]:
     """Features are padded to 4 channels: one 16-byte reduction a voxel."""
     return tuple(density.shape), (*density.shape, 4), (4, 4, 4), ()
-
-
-def _backward(
-    grads: tuple[Tensor, ...],
-    forward: tuple[Tensor, ...],
-    upstream: tuple[Tensor | None, ...],
-    shape: tuple[float, float, bool, float],
-    lanes: int,
-    segments: int,
-    scales: Tensor | None,
-) -> None:
-    """Add the gradients to `grads`."""
-    density, features, background, log_scale, c2w, fov, box, image, depth, opacity, slope, stop, slots, state = forward
-    v_features, v_depth, v_opacity, v_emptiness = upstream
-    step, density_shift, sigmoid, beta = shape
-    views, channels, height, width = image.shape
-    if v_emptiness is None:
-        v_penalty = torch.zeros(views, device=density.device)
-    else:
-        v_penalty = v_emptiness / (slots * (height * width))
-    tile = _tile(32, width)
-    tiles = triton.cdiv(height, tile["TILE_H"]) * triton.cdiv(width, tile["TILE_W"])
-    span = segments if INTERPRETING else 1
-    if not views:
-        return
-    with torch.cuda.device_of(density):
-        kernels.march_backward[(tiles, segments // span, views)](
-            density, features, background.contiguous(), log_scale, c2w.contiguous(), fov.contiguous(), box,
-            image, depth, opacity, slope, stop, state[0], state[1], v_features.contiguous(),
-            image if v_depth is None else v_depth.contiguous(),
-            image if v_opacity is None else v_opacity.contiguous(),
-            v_penalty, *grads, image if scales is None else scales,
-            height, width, *density.shape, density_shift, step, beta,
-            C=channels, STRIDE=features.stride(2), SIGMOID=sigmoid, TEXTURE=background.ndim == 3,
-            DEPTH=v_depth is not None, OPACITY=v_opacity is not None, FIXED=scales is not None,
-            SEGMENTS=segments, LANES=lanes, SPAN=span, **tile, **OPTIONS, maxnreg=128,
-        )  # fmt: skip
-
-
-def _fixed_scales(
-    forward: tuple[Tensor, ...], upstream: tuple[Tensor | None, ...], step: float, sigmoid: bool, beta: float
-) -> Tensor:
-    """Powers of two [4] that keep every gradient, summed over all rays, inside 62 bits; nothing is read on the host.
-
-    A bound on |dL/dw| over the samples bounds each sample's gradients; the farthest a sample can be is the far corner
-    of the box, whose distance is under the camera's own plus the box's extent.
-    """
-    density, features, background, log_scale, c2w, _fov, box, image = forward[:8]
-    slots = forward[12]
-    v_features, v_depth, v_opacity, v_emptiness = upstream
-    largest = lambda x: torch.zeros((), device=image.device) if x is None else x.abs().max().float()  # noqa: E731
-    colour = torch.ones((), device=image.device)
-    if not sigmoid:
-        colour = torch.maximum(largest(features[..., : image.shape[1]]), largest(background))
-    elif background.ndim == 2:
-        colour = torch.maximum(colour, largest(background))
-    reach = 10 + c2w[:, :3, 3].norm(dim=-1).max() + box.norm()
-    gain = 2 * image.shape[1] * largest(v_features) * colour + largest(v_depth) * reach + largest(v_opacity)
-    if v_emptiness is not None:
-        gain = gain + (v_emptiness / (slots * image[0, 0].numel())).abs().max() * beta
-    of_raw = 2 * step * gain * log_scale.exp()
-    bounds = torch.stack([of_raw, largest(v_features), largest(v_features), of_raw * largest(density)])
-    samples = 12 + math.ceil(math.log2(max(1, image[:, 0].numel())))  # up to 4096 a ray
-    return torch.exp2((62 - samples - bounds.clamp_min(1e-30).log2().ceil()).clamp_max(126))

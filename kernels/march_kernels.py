@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .bricks import BRICK
+from .bricks_kernels import BRICK
 from .maths import PI, atan2, cell, colour, corner, log1p, opacity_of, softplus, tan
 
 GATE: tl.constexpr = tl.constexpr(1e-4)  # features are fetched only where the weight exceeds this

@@ -145,7 +145,7 @@ class FusedStep(Step):
         super().__init__(config, field, model, conditions, size, backend)
         device = field.density.device
         self.capturable = isinstance(model, NetworkModel)
-        self.march = march_settings(field, config.losses.emptiness_beta)
+        self.march = march_settings(field, backend, config.losses.emptiness_beta)
         self.grads = (
             torch.zeros_like(field.density),
             torch.zeros(*field.density.shape, 4, device=device),  # a voxel's features are padded to four

@@ -1,5 +1,7 @@
 """The fused optimiser steps against `torch.optim`."""
 
+import functools
+
 import pytest
 import torch
 from sjc_fast.kernels import adamax as module
@@ -8,10 +10,19 @@ from sjc_fast.kernels.bricks import brick_maximum
 
 from benchmarks.checks import DEVICE
 
-KINDS = {
-    "adamax": (adamax_step, torch.optim.Adamax, "exp_inf"),
-    "adam": (adam_step, torch.optim.Adam, "exp_avg_sq"),
-}
+KINDS = {"adamax": (torch.optim.Adamax, "exp_inf"), "adam": (torch.optim.Adam, "exp_avg_sq")}
+
+
+@pytest.fixture(params=["triton", "native"])
+def step(request):
+    """The step by name, in Triton's code (interpreted where there is no GPU) or the compiled one."""
+    native = request.param == "native"
+    if native and DEVICE.type != "cpu":
+        pytest.skip("the compiled code takes CPU tensors")
+    return {
+        "adamax": functools.partial(adamax_step, native=native),
+        "adam": functools.partial(adam_step, native=native),
+    }
 
 
 def randn(*shape, seed=0):
@@ -20,9 +31,9 @@ def randn(*shape, seed=0):
 
 @pytest.mark.parametrize("shape", [(11, 5, 3), (7, 9), ()], ids=str)
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_many_steps(kind, shape):
+def test_many_steps(step, kind, shape):
     """Parameters and both moments, with a rate that changes, gradients of all sizes, and some that are zero."""
-    step, optimizer, second = KINDS[kind]
+    optimizer, second = KINDS[kind]
     param, twin = randn(*shape), randn(*shape).requires_grad_()
     theirs = optimizer([twin], lr=0.05)
     first, moment = torch.zeros_like(param), torch.zeros_like(param)
@@ -31,7 +42,7 @@ def test_many_steps(kind, shape):
         gradient = torch.where(randn(*shape, seed=100 + k) < -1, 0, gradient)
         twin.grad, theirs.param_groups[0]["lr"] = gradient.clone(), lr
         theirs.step()
-        step(param, gradient, first, moment, torch.tensor(lr, device=DEVICE), torch.tensor(k, device=DEVICE))
+        step[kind](param, gradient, first, moment, torch.tensor(lr, device=DEVICE), torch.tensor(k, device=DEVICE))
         assert not bool(gradient.any())
     torch.testing.assert_close(param, twin.detach(), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(first, theirs.state[twin]["exp_avg"], rtol=1e-5, atol=1e-9)
@@ -39,43 +50,43 @@ def test_many_steps(kind, shape):
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
-def test_padded_gradient_and_half_precision_copy(kind):
+def test_padded_gradient_and_half_precision_copy(step, kind):
     param, gradient = randn(5, 6, 3), torch.full((5, 6, 4), 1.0, device=DEVICE)
     expected, plain = param.clone(), torch.ones(5, 6, 3, device=DEVICE)
     copy = torch.full((5, 6, 4), 7.0, dtype=kind, device=DEVICE)
     lr, k = torch.tensor(0.1, device=DEVICE), torch.tensor(1, device=DEVICE)
-    adamax_step(param, gradient, torch.zeros_like(param), torch.zeros_like(param), lr, k, copy=copy)
-    adamax_step(expected, plain, torch.zeros_like(param), torch.zeros_like(param), lr, k)
+    step["adamax"](param, gradient, torch.zeros_like(param), torch.zeros_like(param), lr, k, copy=copy)
+    step["adamax"](expected, plain, torch.zeros_like(param), torch.zeros_like(param), lr, k)
     assert torch.equal(param, expected)
     torch.testing.assert_close(copy[..., :3], param.to(kind))  # the interpreter cuts where the device rounds
     assert bool((copy[..., 3] == 7).all())
     assert not bool(gradient[..., :3].any())
 
 
-def test_a_gradient_of_nothing_moves_nothing():
+def test_a_gradient_of_nothing_moves_nothing(step):
     param = randn(40)
     before, zeros = param.clone(), [torch.zeros_like(param) for _ in range(3)]
-    adamax_step(param, *zeros, torch.tensor(0.5, device=DEVICE), torch.tensor(1, device=DEVICE))
+    step["adamax"](param, *zeros, torch.tensor(0.5, device=DEVICE), torch.tensor(1, device=DEVICE))
     assert torch.equal(param, before)
 
 
-def test_a_gradient_that_is_not_finite_is_cleared_too():
+def test_a_gradient_that_is_not_finite_is_cleared_too(step):
     param, gradient = randn(4), torch.tensor([1.0, float("inf"), float("nan"), 0.0], device=DEVICE)
     moments = [torch.zeros_like(param) for _ in range(2)]
-    adamax_step(param, gradient, *moments, torch.tensor(0.1, device=DEVICE), torch.tensor(1, device=DEVICE))
+    step["adamax"](param, gradient, *moments, torch.tensor(0.1, device=DEVICE), torch.tensor(1, device=DEVICE))
     assert not bool(gradient.any())
     assert param.isfinite().tolist() == [True, False, False, True]
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_brick_maxima_are_those_of_the_new_values(kind):
+def test_brick_maxima_are_those_of_the_new_values(step, kind):
     """Bit for bit what `brick_maximum` finds afterwards, whatever the maxima were before; lowering included."""
     param = randn(17, 18, 23) - 6  # below the padding's 0
     bricks = torch.full((3, 3, 3), 50.0, device=DEVICE)
     moments = [torch.zeros_like(param) for _ in range(2)]
     lr, k = torch.tensor(0.5, device=DEVICE), torch.tensor(1, device=DEVICE)
-    KINDS[kind][0](param, randn(17, 18, 23, seed=1), *moments, lr, k, bricks=bricks)
-    assert torch.equal(bricks, brick_maximum(param))
+    step[kind](param, randn(17, 18, 23, seed=1), *moments, lr, k, bricks=bricks)
+    assert torch.equal(bricks, brick_maximum(param, native=False))
     assert bool((bricks < 0).any())
 
 
@@ -94,7 +105,8 @@ def test_bad_arguments():
         adam_step(param, *like, lr, k, bricks=torch.zeros(1, 1, device=DEVICE))
 
 
-def test_opcheck():
+def test_opcheck(step):
+    native = step["adamax"].keywords["native"]
     param, lr, k = randn(4, 3), torch.tensor(0.1, device=DEVICE), torch.tensor(1, device=DEVICE)
     tensors = [param, *[torch.zeros_like(param) for _ in range(3)], param.half()]
-    torch.library.opcheck(module._update, (*tensors, None, lr, k, 0.9, 0.999, 1e-8, False))
+    torch.library.opcheck(module._update, (*tensors, None, lr, k, 0.9, 0.999, 1e-8, False, native))

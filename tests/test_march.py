@@ -1,14 +1,16 @@
 """The fused march against the reference in float64 and the authors' numbers; interpreted where there is no GPU."""
 
 import math
+from typing import NamedTuple
 
 import golden
 import pytest
 import torch
+from sjc_fast.kernels import bricks, march_kernels, march_triton
 from sjc_fast.kernels import march as module
-from sjc_fast.kernels import march_kernels
 from sjc_fast.kernels.bricks import brick_maximum
-from sjc_fast.kernels.march import march, march_accumulate, march_forward, march_gradients, march_skip, split
+from sjc_fast.kernels.march import march, march_accumulate, march_forward, march_gradients, march_skip
+from sjc_fast.kernels.march_triton import split
 
 from benchmarks import checks
 from benchmarks.checks import (
@@ -32,11 +34,31 @@ from sjc_fast.rendering.reference import sample_grid
 pytestmark = pytest.mark.usefixtures("poison")
 
 
+class Code(NamedTuple):
+    """Whose march is tested: Triton's, interpreted where there is no GPU, or the compiled C++ code."""
+
+    backend: str
+    device: torch.device
+    native: bool
+
+
+@pytest.fixture(params=["triton", "cpu"])
+def code(request, monkeypatch):
+    if request.param == "triton":
+        yield Code("triton", DEVICE, False)
+        return
+    # Under PyTorch's deterministic algorithms, what the C++ code allocates is NaN until it is written.
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield Code("cpu", torch.device("cpu"), True)
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize("name", ["render_blob", "render_inside"])
-def test_the_authors_numbers(name):
+def test_the_authors_numbers(code, name):
     data = golden.load(name)
-    field, size = golden.field_of(data).to(DEVICE), int(data["hw"][0])
-    out = render(field, golden.camera_of(data["c2w"], data["K"], size).to(DEVICE), size, backend="triton")
+    field, size = golden.field_of(data).to(code.device), int(data["hw"][0])
+    out = render(field, golden.camera_of(data["c2w"], data["K"], size).to(code.device), size, backend=code.backend)
     for value, truth in (
         (out.features, data["out_features"]),
         (out.depth[0], data["out_depth"]),
@@ -65,30 +87,30 @@ def test_the_authors_numbers(name):
         ("fog", "outside", 4, True),
     ],
 )
-def test_against_float64(kind, camera, channels, plain):
-    field = make_field(kind, channels=channels, box=UNEVEN).to(DEVICE)
-    cameras = make_cameras(camera).to(DEVICE)
+def test_against_float64(code, kind, camera, channels, plain):
+    field = make_field(kind, channels=channels, box=UNEVEN).to(code.device)
+    cameras = make_cameras(camera).to(code.device)
     background = (
-        torch.linspace(-0.5, 0.5, len(cameras) * channels, device=DEVICE).reshape(-1, channels) if plain else None
+        torch.linspace(-0.5, 0.5, len(cameras) * channels, device=code.device).reshape(-1, channels) if plain else None
     )
     truth_field, truth_cameras, truth_background = doubled(field, cameras, background)
-    mine = run(field, cameras, (9, 13), "triton", background)
+    mine = run(field, cameras, (9, 13), code.backend, background)
     truth = run(truth_field, truth_cameras, (9, 13), "reference", truth_background)
     assert_matches(mine, truth)
 
 
 @pytest.mark.parametrize("kind", ["empty", "opaque"])
-def test_extreme_scenes_against_float64(kind):
-    field, cameras = make_field(kind, box=UNEVEN).to(DEVICE), make_cameras("outside")[:1].to(DEVICE)
+def test_extreme_scenes_against_float64(code, kind):
+    field, cameras = make_field(kind, box=UNEVEN).to(code.device), make_cameras("outside")[:1].to(code.device)
     truth_field, truth_cameras, _ = doubled(field, cameras)
-    assert_matches(run(field, cameras, 12, "triton"), run(truth_field, truth_cameras, 12, "reference"))
+    assert_matches(run(field, cameras, 12, code.backend), run(truth_field, truth_cameras, 12, "reference"))
 
 
 @pytest.mark.parametrize("camera", ["edge-on", "away"])
-def test_rays_along_faces_and_rays_that_miss(camera):
+def test_rays_along_faces_and_rays_that_miss(code, camera):
     """In a plane of the box a ray's entry is 0/0: it counts as a miss, as in the reference in the same precision."""
-    field, cameras = make_field("random").to(DEVICE), make_cameras(camera).to(DEVICE)
-    mine, theirs = run(field, cameras, 7, "triton"), run(field, cameras, 7, "reference")
+    field, cameras = make_field("random").to(code.device), make_cameras(camera).to(code.device)
+    mine, theirs = run(field, cameras, 7, code.backend), run(field, cameras, 7, "reference")
     assert_matches(mine, theirs)
     if camera == "away":
         assert bool((mine.outputs[1] == 10).all())
@@ -102,7 +124,7 @@ def test_rays_along_faces_and_rays_that_miss(camera):
 def test_lanes_and_segments_change_nothing_but_rounding(monkeypatch, plan):
     field, cameras = make_field("random").to(DEVICE), make_cameras("outside")[:1].to(DEVICE)
     usual = run(field, cameras, (8, 11), "triton")
-    monkeypatch.setattr(module, "split", lambda _rays: plan)
+    monkeypatch.setattr(march_triton, "split", lambda _rays: plan)
     other = run(field, cameras, (8, 11), "triton")
     assert_matches(other, usual, value=5e-6, gradient=5e-6)
 
@@ -113,40 +135,42 @@ def test_the_kernels_constants_are_the_references():
 
 
 def test_split_fills_the_device(monkeypatch):
-    monkeypatch.setattr(module, "INTERPRETING", False)
+    monkeypatch.setattr(march_triton, "INTERPRETING", False)
     assert split(64 * 64) == (16, 16)
     assert split(8 * 64 * 64) == (2, 2)
     assert split(512 * 512) == (1, 1)
     assert split(1) == (16, 16)
 
 
-def test_a_batch_is_its_views():
-    field, cameras = make_field("random").to(DEVICE), make_cameras("outside").to(DEVICE)
+def test_a_batch_is_its_views(code):
+    field, cameras = make_field("random").to(code.device), make_cameras("outside").to(code.device)
     with torch.no_grad():
-        together = render(field, cameras, (9, 13), backend="triton")
+        together = render(field, cameras, (9, 13), backend=code.backend)
         for v in range(3):
-            alone = render(field, cameras[v : v + 1], (9, 13), backend="triton")
+            alone = render(field, cameras[v : v + 1], (9, 13), backend=code.backend)
             for a, b in zip(together, alone, strict=True):
                 torch.testing.assert_close(a[v], b[0], rtol=1e-5, atol=2e-6)
 
 
-def test_slots_that_are_given_scale_emptiness():
-    field, cameras = make_field("random").to(DEVICE), make_cameras("outside").to(DEVICE)
+def test_slots_that_are_given_scale_emptiness(code):
+    field, cameras = make_field("random").to(code.device), make_cameras("outside").to(code.device)
     with torch.no_grad():
-        own = render(field, cameras, 8, backend="triton").emptiness
-        fewer = render(field, cameras, 8, backend="triton", slots=torch.tensor([5, 10, 20], device=DEVICE)).emptiness
+        own = render(field, cameras, 8, backend=code.backend).emptiness
+        fewer = render(
+            field, cameras, 8, backend=code.backend, slots=torch.tensor([5, 10, 20], device=code.device)
+        ).emptiness
         reference = render(
-            field, cameras, 8, slots=torch.tensor([5, 10, 20], device=DEVICE), backend="reference"
+            field, cameras, 8, slots=torch.tensor([5, 10, 20], device=code.device), backend="reference"
         ).emptiness
     torch.testing.assert_close(fewer, reference)
     assert not torch.equal(own, fewer)
 
 
-def test_hidden_voxels_get_exactly_no_gradient_and_do_not_move():
+def test_hidden_voxels_get_exactly_no_gradient_and_do_not_move(code):
     field, hidden = make_wall()
-    field, camera = field.to(DEVICE), orbit(torch.tensor([0.0]), torch.tensor([0.0]), 6.0, 10.0).to(DEVICE)
+    field, camera = field.to(code.device), orbit(torch.tensor([0.0]), torch.tensor([0.0]), 6.0, 10.0).to(code.device)
     before = field.density.detach().clone()
-    out = render(field, camera, 8, backend="triton")
+    out = render(field, camera, 8, backend=code.backend)
     (out.features.square().sum() + out.depth.sum() + 1e4 * out.emptiness.sum()).backward()
     assert float(out.opacity.min()) > 1 - 1e-5
     assert bool((field.density.grad[:, :, hidden] == 0).all())
@@ -156,35 +180,39 @@ def test_hidden_voxels_get_exactly_no_gradient_and_do_not_move():
     assert torch.equal(field.density[:, :, hidden], before[:, :, hidden])
 
 
-def uniform(thickness, step):
+def uniform(code, thickness, step):
     """Space of one density (raw 0, as outside the grid), in which every sample is equally thick."""
     shift = thickness / step + math.log(-math.expm1(-thickness / step))
-    return VoxelField(8, 4, density_shift=shift, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    return VoxelField(8, 4, density_shift=shift, generator=torch.Generator().manual_seed(0)).to(code.device)
 
 
 @pytest.mark.parametrize("side", [-1, 1])
-def test_both_sides_of_the_gate(side):
+def test_both_sides_of_the_gate(code, side):
     """Just above a weight of 1e-4 features show, just below they do not."""
-    camera = Cameras(orbit(torch.tensor([0.0]), torch.tensor([0.0]), 0.5, 10.0).c2w, torch.tensor([10.0])).to(DEVICE)
-    field = uniform(1e-4 * (1 + side * 0.02), 0.125)
+    camera = Cameras(orbit(torch.tensor([0.0]), torch.tensor([0.0]), 0.5, 10.0).c2w, torch.tensor([10.0])).to(
+        code.device
+    )
+    field = uniform(code, 1e-4 * (1 + side * 0.02), 0.125)
     field.features.data.fill_(1e3)
-    plain = torch.zeros(1, 4, device=DEVICE)
+    plain = torch.zeros(1, 4, device=code.device)
     with torch.no_grad():
-        mine = render(field, camera, 5, backend="triton", background=plain).features
+        mine = render(field, camera, 5, backend=code.backend, background=plain).features
         truth = render(field, camera, 5, backend="reference", background=plain).features
     torch.testing.assert_close(mine, truth, rtol=1e-4, atol=1e-4)
     assert bool((mine > 0.5).all()) == (side > 0)
     assert bool((mine == 0).all()) == (side < 0)
 
 
-def test_both_sides_of_the_early_stop():
+def test_both_sides_of_the_early_stop(code):
     """T falls just below 1e-6 after 4 samples, or stays just above: gradients end where the reference's end."""
-    camera = Cameras(orbit(torch.tensor([0.0]), torch.tensor([0.0]), 0.87, 1.0).c2w, torch.tensor([1.0])).to(DEVICE)
+    camera = Cameras(orbit(torch.tensor([0.0]), torch.tensor([0.0]), 0.87, 1.0).c2w, torch.tensor([1.0])).to(
+        code.device
+    )
     ends = []
     for side in (-1, 1):
-        field = uniform(13.815511 / 4 * (1 + side * 1e-4), 0.125)
+        field = uniform(code, 13.815511 / 4 * (1 + side * 1e-4), 0.125)
         reached = []
-        for backend in ("triton", "reference"):
+        for backend in (code.backend, "reference"):
             field.zero_grad(set_to_none=True)
             render(field, camera, 3, backend=backend).opacity.sum().backward()
             reached.append((field.density.grad != 0).any(dim=0).any(dim=0))
@@ -197,13 +225,13 @@ def test_both_sides_of_the_early_stop():
     ("kind", "padded", "channels"),
     [(torch.float16, True, 3), (torch.float16, False, 3), (torch.float16, False, 4), (torch.bfloat16, True, 3)],
 )
-def test_half_precision_copies_are_read_and_masters_get_the_gradient(kind, padded, channels):
-    field, cameras = make_field("solid", channels=channels).to(DEVICE), make_cameras("inside").to(DEVICE)
-    options = {"height": 8, "width": 8, "step": field.step_size()}
-    wide = torch.full((*field.density.shape, 4 if padded else channels), float("nan"), dtype=kind, device=DEVICE)
+def test_half_precision_copies_are_read_and_masters_get_the_gradient(code, kind, padded, channels):
+    field, cameras = make_field("solid", channels=channels).to(code.device), make_cameras("inside").to(code.device)
+    options = {"height": 8, "width": 8, "step": field.step_size(), "native": code.native}
+    wide = torch.full((*field.density.shape, 4 if padded else channels), float("nan"), dtype=kind, device=code.device)
     wide[..., :channels] = field.features.detach()
     copies = (field.density.detach().to(kind), wide)
-    twin = make_field("solid", channels=channels).to(DEVICE)
+    twin = make_field("solid", channels=channels).to(code.device)
     twin.density.data, twin.features.data = copies[0].float(), wide[..., :channels].float().contiguous()
     results = []
     for f, c in ((field, copies), (twin, None)):
@@ -224,7 +252,7 @@ def test_deterministic_gradients_do_not_depend_on_the_order_of_summation():
     leaves = (field.density, field.features, field.background, field.density_scale)
 
     def gradients(cameras, up, deterministic):
-        options = {"height": 9, "width": 9, "step": field.step_size(), "deterministic": deterministic}
+        options = {"height": 9, "width": 9, "step": field.step_size(), "deterministic": deterministic, "native": False}
         out = march(*scene_of(field, cameras), **options)
         return torch.autograd.grad((out.features * up).sum() + out.depth.sum() + 1e4 * out.emptiness.sum(), leaves)
 
@@ -238,39 +266,43 @@ def test_deterministic_gradients_do_not_depend_on_the_order_of_summation():
 def test_render_is_deterministic_where_torch_is_told_to_be(monkeypatch):
     field, cameras = make_field("random").to(DEVICE), make_cameras("inside").to(DEVICE)
     asked = []
-    monkeypatch.setattr(module, "_march", lambda *a: asked.append(a[-1]) or [torch.zeros(1)] * 4)
+    monkeypatch.setattr(module, "_march", lambda *a: asked.append(a[-2]) or [torch.zeros(1)] * 4)
     render(field, cameras, 4, backend="triton")
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     render(field, cameras, 4, backend="triton")
     assert asked == [False, True]
 
 
-def test_a_brick_bounds_every_value_in_it():
-    grid = torch.randn(17, 8, 23, generator=torch.Generator().manual_seed(0)).to(DEVICE) - 2  # so padding counts
-    bricks = brick_maximum(grid)
-    assert bricks.shape == (3, 2, 3)
-    points = torch.rand(20000, 3, generator=torch.Generator().manual_seed(1)).to(DEVICE) * 2 - 1
+def test_a_brick_bounds_every_value_in_it(code):
+    grid = torch.randn(17, 8, 23, generator=torch.Generator().manual_seed(0)).to(code.device) - 2  # so padding counts
+    maxima = brick_maximum(grid, native=code.native)
+    assert maxima.shape == (3, 2, 3)
+    points = torch.rand(20000, 3, generator=torch.Generator().manual_seed(1)).to(code.device) * 2 - 1
     value = sample_grid(grid[None], points)[0]
-    sides = torch.tensor([23, 8, 17], device=DEVICE)
+    sides = torch.tensor([23, 8, 17], device=code.device)
     cell = (((points + 1) * sides - 1) / 2).floor().long()
     x, y, z = ((cell + 1) // 8).unbind(1)
-    slack = bricks[z, y, x] - value
+    slack = maxima[z, y, x] - value
     assert float(slack.min()) > -1e-5
-    for b in torch.cartesian_prod(*[torch.arange(n) for n in bricks.shape]).tolist():
+    for b in torch.cartesian_prod(*[torch.arange(n) for n in maxima.shape]).tolist():
         parts = [slice(max(0, 8 * i - 1), 8 * i + 8) for i in b]
         edge = any(i == 0 or 8 * i + 8 > n for i, n in zip(b, grid.shape, strict=True))
         most = float(grid[tuple(parts)].max()) if grid[tuple(parts)].numel() else 0.0
-        assert float(bricks[tuple(b)]) == (max(most, 0.0) if edge else most)
+        assert float(maxima[tuple(b)]) == (max(most, 0.0) if edge else most)
 
 
 @pytest.mark.parametrize("camera", ["outside", "inside"])
-def test_skipping_changes_less_than_it_says(camera):
-    field, cameras = make_field("solid", (20, 17, 23), box=UNEVEN).to(DEVICE), make_cameras(camera)[:1].to(DEVICE)
+def test_skipping_changes_less_than_it_says(code, camera):
+    field, cameras = (
+        make_field("solid", (20, 17, 23), box=UNEVEN).to(code.device),
+        make_cameras(camera)[:1].to(code.device),
+    )
     with torch.no_grad():
-        usual = render(field, cameras, 16, backend="triton")
-        skipped = render(field, cameras, 16, backend="triton", skip_empty=True)
-        options = {"height": 16, "width": 16, "step": field.step_size()}
-        unskipped = march_skip(*scene_of(field, cameras), brick_maximum(field.density), **options, skip_below=0.0)
+        usual = render(field, cameras, 16, backend=code.backend)
+        skipped = render(field, cameras, 16, backend=code.backend, skip_empty=True)
+        options = {"height": 16, "width": 16, "step": field.step_size(), "native": code.native}
+        maxima = brick_maximum(field.density, native=code.native)
+        unskipped = march_skip(*scene_of(field, cameras), maxima, **options, skip_below=0.0)
     samples = 2 * (20 + 17 + 23)
     assert float((usual.opacity - skipped.opacity).abs().max()) < 1e-5 * samples
     assert float((usual.features - skipped.features).abs().max()) < 1e-3
@@ -278,28 +310,28 @@ def test_skipping_changes_less_than_it_says(camera):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_skipping_does_skip():
+def test_skipping_does_skip(code):
     """Bricks that claim to be empty are believed: nothing in them is read."""
-    field, cameras = make_field("solid", (20, 17, 23)).to(DEVICE), make_cameras("outside")[:1].to(DEVICE)
-    bricks = torch.full_like(brick_maximum(field.density.detach()), -100.0)
-    options = {"height": 8, "width": 8, "step": field.step_size()}
-    out = march_skip(*scene_of(field, cameras), bricks, **options, skip_below=1e-5)
+    field, cameras = make_field("solid", (20, 17, 23)).to(code.device), make_cameras("outside")[:1].to(code.device)
+    claimed = torch.full_like(brick_maximum(field.density.detach(), native=code.native), -100.0)
+    options = {"height": 8, "width": 8, "step": field.step_size(), "native": code.native}
+    out = march_skip(*scene_of(field, cameras), claimed, **options, skip_below=1e-5)
     assert float(out.opacity.abs().max()) == 0
     assert not out.features.requires_grad
 
 
-def test_accumulating_gradients_over_two_steps():
+def test_accumulating_gradients_over_two_steps(code):
     """Buffers that live on, as a training step holds them, get what autograd gives, once more each time."""
-    field, cameras = make_field("solid", channels=3).to(DEVICE), make_cameras("inside").to(DEVICE)
-    tensors, options = scene_of(field, cameras), {"step": field.step_size(), "sigmoid": True}
+    field, cameras = make_field("solid", channels=3).to(code.device), make_cameras("inside").to(code.device)
+    tensors, options = scene_of(field, cameras), {"step": field.step_size(), "sigmoid": True, "native": code.native}
     out = march(*tensors, height=6, width=5, **options)
-    up = torch.randn(out.features.shape, generator=torch.Generator().manual_seed(2)).to(DEVICE)
+    up = torch.randn(out.features.shape, generator=torch.Generator().manual_seed(2)).to(code.device)
     leaves = (field.density, field.features, field.background, field.density_scale)
     expected = torch.autograd.grad((out.features * up).sum() + 30 * out.emptiness.sum(), leaves)
-    grads = [torch.zeros(s, device=DEVICE) for s in ((5, 6, 7), (5, 6, 7, 4), (4, 4, 4), ())]
+    grads = [torch.zeros(s, device=code.device) for s in ((5, 6, 7), (5, 6, 7, 4), (4, 4, 4), ())]
     for times in (1, 2):
         saved = march_forward(tensors, height=6, width=5, **options)
-        march_accumulate(grads, tensors, saved, up, torch.full((1,), 30.0, device=DEVICE), **options)
+        march_accumulate(grads, tensors, saved, up, torch.full((1,), 30.0, device=code.device), **options)
         mine = (grads[0], grads[1][..., :3], grads[2].permute(2, 0, 1)[:3], grads[3])
         for a, b in zip(mine, expected, strict=True):
             torch.testing.assert_close(a, times * b, rtol=1e-4, atol=1e-6)
@@ -308,29 +340,29 @@ def test_accumulating_gradients_over_two_steps():
         march_accumulate([grads[0]] * 4, tensors, saved, up, **options)
     with pytest.raises(ValueError, match="shapes of what they belong to"):
         march_accumulate(grads, tensors, saved, up[:, :2], **options)
-    shifted = torch.zeros(5 * 6 * 7 + 1, device=DEVICE)[1:].reshape(5, 6, 7)
+    shifted = torch.zeros(5 * 6 * 7 + 1, device=code.device)[1:].reshape(5, 6, 7)
     with pytest.raises(ValueError, match="16-byte aligned"):
         march_accumulate([shifted, *grads[1:]], tensors, saved, up, **options)
 
 
-def test_every_op_passes_opcheck():
-    field, cameras = make_field("solid").to(DEVICE), make_cameras("inside").to(DEVICE)
-    sizes = (3, 5, 0.7, -1.0, False, 10.0, 2, 2)
-    arguments = (*scene_of(field, cameras), None, None, None, *sizes, False)
+def test_every_op_passes_opcheck(code):
+    field, cameras = make_field("solid").to(code.device), make_cameras("inside").to(code.device)
+    sizes = (3, 5, 0.7, -1.0, False, 10.0, *((1, 1) if code.native else (2, 2)))
+    arguments = (*scene_of(field, cameras), None, None, None, *sizes, False, code.native)
     torch.library.opcheck(module._march, arguments)
     image, depth, opacity, _, slope, stop, slots, state = module._march(*arguments)
     saved = [x.detach() for x in (*scene_of(field, cameras), image, depth, opacity, slope, stop, slots, state)]
-    upstream = (torch.ones_like(saved[7]), torch.ones_like(saved[8]), None, torch.ones(1, device=DEVICE))
+    upstream = (torch.ones_like(saved[7]), torch.ones_like(saved[8]), None, torch.ones(1, device=code.device))
     for deterministic in (False, True):
-        torch.library.opcheck(march_gradients, (*saved, *upstream, *sizes[2:], deterministic))
-    grads = [torch.zeros(s, device=DEVICE) for s in ((5, 6, 7), (5, 6, 7, 4), (4, 4, 4), ())]
-    torch.library.opcheck(module._accumulate, (*grads, *saved, *upstream, *sizes[2:]))
-    torch.library.opcheck(brick_maximum, (field.density.detach(),))
+        torch.library.opcheck(march_gradients, (*saved, *upstream, *sizes[2:], deterministic, code.native))
+    grads = [torch.zeros(s, device=code.device) for s in ((5, 6, 7), (5, 6, 7, 4), (4, 4, 4), ())]
+    torch.library.opcheck(module._accumulate, (*grads, *saved, *upstream, *sizes[2:], code.native))
+    torch.library.opcheck(bricks._brick_maximum, (field.density.detach(), code.native))
 
 
-def test_one_graph_under_torch_compile():
-    field, cameras = make_field("solid").to(DEVICE), make_cameras("inside").to(DEVICE)
-    options = {"height": 5, "width": 4, "step": 0.7}
+def test_one_graph_under_torch_compile(code):
+    field, cameras = make_field("solid").to(code.device), make_cameras("inside").to(code.device)
+    options = {"height": 5, "width": 4, "step": 0.7, "native": code.native}
 
     def loss(density, features):
         out = march(density, features, *scene_of(field, cameras)[2:], **options)
@@ -343,22 +375,22 @@ def test_one_graph_under_torch_compile():
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_nothing_to_render():
-    field, none = make_field("solid").to(DEVICE), Cameras(torch.zeros(0, 4, 4), torch.zeros(0)).to(DEVICE)
-    out = march(*scene_of(field, none), height=4, width=4, step=0.1)
+def test_nothing_to_render(code):
+    field, none = make_field("solid").to(code.device), Cameras(torch.zeros(0, 4, 4), torch.zeros(0)).to(code.device)
+    out = march(*scene_of(field, none), height=4, width=4, step=0.1, native=code.native)
     assert [tuple(x.shape) for x in out] == [(0, 4, 4, 4), (0, 4, 4), (0, 4, 4), (0,)]
 
 
-def test_what_the_kernels_cannot_read_is_refused():
-    field, cameras = make_field("solid").to(DEVICE), ring(2, 0, 2.0, 40.0).to(DEVICE)
+def test_what_the_kernels_cannot_read_is_refused(code):
+    field, cameras = make_field("solid").to(code.device), ring(2, 0, 2.0, 40.0).to(code.device)
     density, features, background, log_scale, c2w, fov, box = scene_of(field, cameras)
-    rest, options = (log_scale, c2w, fov, box), {"height": 4, "width": 4, "step": 0.1}
+    rest, options = (log_scale, c2w, fov, box), {"height": 4, "width": 4, "step": 0.1, "native": code.native}
     with pytest.raises(ValueError, match="not one grid"):
         march(density[:-1], features, background, *rest, **options)
     with pytest.raises(ValueError, match="read float32, float16"):
         march(density.double(), features.double(), background, *rest, **options)
     with pytest.raises(ValueError, match="background is"):
-        march(density, features, torch.zeros(3, 4, device=DEVICE), *rest, **options)
+        march(density, features, torch.zeros(3, 4, device=code.device), *rest, **options)
     with pytest.raises(ValueError, match="must be contiguous"):
         march(density, features.permute(1, 0, 2, 3).contiguous().permute(1, 0, 2, 3), background, *rest, **options)
     with pytest.raises(ValueError, match="cameras and box must be float32"):
@@ -366,21 +398,23 @@ def test_what_the_kernels_cannot_read_is_refused():
 
 
 def test_where_the_backend_runs(monkeypatch):
-    assert choose_backend("auto", "cpu") == "reference"
+    assert choose_backend("auto", "cpu") == "cpu"
     assert choose_backend("auto", "cuda") == "triton"
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert choose_backend("triton", "cuda") == "triton"
     with pytest.raises(UserError, match="it needs a CUDA device; choose auto or reference"):
         choose_backend("triton", "cpu")
+    with pytest.raises(UserError, match="it renders on the CPU; choose auto or reference"):
+        choose_backend("cpu", "cuda")
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     assert choose_backend("auto", "cuda") == "reference"
     with pytest.raises(UserError, match="Triton is not installed"):
         choose_backend("triton", "cuda")
 
 
-def test_the_checks_can_fail():
-    field, cameras = make_field("random").to(DEVICE), make_cameras("inside").to(DEVICE)
-    mine, truth = run(field, cameras, 5, "triton"), run(field, cameras, 5, "reference")
+def test_the_checks_can_fail(code):
+    field, cameras = make_field("random").to(code.device), make_cameras("inside").to(code.device)
+    mine, truth = run(field, cameras, 5, code.backend), run(field, cameras, 5, "reference")
     mine.gradients["density"] = mine.gradients["density"] * 1.0001
     with pytest.raises(AssertionError, match="d density"):
         checks.assert_matches(mine, truth)

@@ -1,4 +1,4 @@
-"""The Triton renderer: the fused march of `sjc_fast.kernels`, on a voxel field and cameras."""
+"""The fused renderers, Triton's and the compiled CPU one: the march of `sjc_fast.kernels` on a field and cameras."""
 
 from __future__ import annotations
 
@@ -18,8 +18,17 @@ from .reference import Rendering
 SKIP_BELOW = 1e-5
 
 
-def obstacle(device: torch.device | str) -> str | None:
-    """Why the Triton renderer cannot run on a device; None if it can (anywhere under TRITON_INTERPRET=1, slowly)."""
+def obstacle(name: str, device: torch.device | str) -> str | None:
+    """Why a renderer cannot run on a device; None if it can (Triton's anywhere under TRITON_INTERPRET=1, slowly).
+
+    To know it of the compiled one, that is built, if it has never been.
+    """
+    if name == "cpu":
+        from ..kernels import native
+
+        return native.problem() if torch.device(device).type == "cpu" else "it renders on the CPU"
+    if name == "reference":
+        return None
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed (it runs on Linux with an NVIDIA GPU)"
     if torch.device(device).type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
@@ -40,9 +49,10 @@ def scene_of(field: VoxelField, cameras: Cameras, background: Tensor | None = No
     )
 
 
-def march_settings(field: VoxelField, beta: float, step_ratio: float = 0.5) -> dict[str, Any]:
+def march_settings(field: VoxelField, backend: str, beta: float, step_ratio: float = 0.5) -> dict[str, Any]:
     """What the march is told about a field."""
     return {
+        "native": backend == "cpu",
         "step": field.step_size(step_ratio),
         "density_shift": field.density_shift,
         "sigmoid": field.activation == "sigmoid",
@@ -50,12 +60,13 @@ def march_settings(field: VoxelField, beta: float, step_ratio: float = 0.5) -> d
     }
 
 
-def render_triton(
+def render_fused(
     field: VoxelField,
     cameras: Cameras,
     height: int,
     width: int,
     *,
+    backend: str,
     background: Tensor | None,
     beta: float,
     step_ratio: float,
@@ -64,15 +75,17 @@ def render_triton(
 ) -> Rendering:
     """Render views in one launch; see `sjc_fast.render` for the arguments.
 
-    Gradients are the same bits from run to run under ``torch.use_deterministic_algorithms(True)``.
+    Gradients are the same bits from run to run, with Triton under ``torch.use_deterministic_algorithms(True)``.
     """
     from ..kernels.bricks import brick_maximum
     from ..kernels.march import march, march_skip
 
     scene = scene_of(field, cameras, background)
-    settings = {"height": height, "width": width, **march_settings(field, beta, step_ratio)}
+    settings = {"height": height, "width": width, **march_settings(field, backend, beta, step_ratio)}
     if skip_empty:
-        views = march_skip(*scene, brick_maximum(field.density.detach()), **settings, skip_below=SKIP_BELOW)
+        views = march_skip(
+            *scene, brick_maximum(field.density.detach(), native=settings["native"]), **settings, skip_below=SKIP_BELOW
+        )
     else:
         deterministic = torch.are_deterministic_algorithms_enabled()
         views = march(*scene, **settings, slots=slots, deterministic=deterministic)

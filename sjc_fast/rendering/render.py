@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable
 
 import torch
@@ -10,26 +12,41 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..errors import UserError
 from ..field import VoxelField
-from .fused import obstacle, render_triton
+from .fused import obstacle, render_fused
 from .reference import Rendering, render_reference
 
 #: Every renderer by name. All compute the same numbers; `reference` is the specification.
-BACKENDS: dict[str, Callable[..., Rendering]] = {"reference": render_reference, "triton": render_triton}
+BACKENDS: dict[str, Callable[..., Rendering]] = {
+    "reference": render_reference,
+    "triton": functools.partial(render_fused, backend="triton"),
+    "cpu": functools.partial(render_fused, backend="cpu"),
+}
+LOG = logging.getLogger(__name__)
 
 
 def choose_backend(name: str = "auto", device: torch.device | str = "cpu") -> str:
-    """The backend that `name` stands for on a device: auto is triton on CUDA devices, else reference.
+    """The backend that `name` stands for on a device: auto is triton on CUDA devices and cpu on the CPU, if they run
+    there, else reference (which it says, once).
 
     Raises:
         UserError: no such backend, or not on this device.
     """
     if name == "auto":
-        return "triton" if torch.device(device).type == "cuda" and obstacle(device) is None else "reference"
+        fast = "triton" if torch.device(device).type == "cuda" else "cpu"
+        if problem := obstacle(fast, device):
+            _say_once(f"the {fast} renderer cannot run here, so the slow reference renderer is used: {problem}")
+            return "reference"
+        return fast
     if name not in BACKENDS:
         raise UserError(f"no renderer called {name!r}: choose auto or one of {', '.join(BACKENDS)}")
-    if name == "triton" and (problem := obstacle(device)):
-        raise UserError(f"the triton renderer cannot run here: {problem}; choose auto or reference")
+    if problem := obstacle(name, device):
+        raise UserError(f"the {name} renderer cannot run here: {problem}; choose auto or reference")
     return name
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    LOG.warning(message)
 
 
 def render(

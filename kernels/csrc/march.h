@@ -1,0 +1,100 @@
+// What the march's C++ files tell each other: plain pointers and numbers. Mathematics: kernels/march.py.
+#pragma once
+
+#include <stdint.h>
+
+namespace sjc_fast {
+
+// A voxel grid, cameras, and how to march; all tensors contiguous float32.
+struct Scene {
+  const float* density;     // [D, H, W]
+  const float* features;    // [D, H, W, C]
+  const float* background;  // [C, 4, 4] if texture, else [V, C]
+  const float* c2w;         // [V, 4, 4]
+  const float* fov;         // [V] degrees
+  const float* box;         // [2, 3]
+  const uint8_t* empty;     // [D / 8 + 1, H / 8 + 1, W / 8 + 1]: bricks that may be skipped; null: none
+  int channels, depth, height, width;  // of the grid
+  int views, rows, columns;            // of the images
+  float scale;                         // exp(log_scale)
+  float shift, step, beta;
+  bool sigmoid, texture;
+};
+
+// What the forward pass writes, and the backward pass reads.
+struct Image {
+  float* features;  // [V, C, h, w]
+  float* depth;     // [V, h, w] and so on
+  float* opacity;
+  float* penalty;  // sum of log(1 + beta w)
+  float* slope;    // sum of w beta / (1 + beta w)
+  int32_t* slots;  // slots of the ray's length
+  int32_t* stop;   // one more than the last sample that was lit
+};
+
+struct Upstream {
+  const float* features;  // [V, C, h, w]
+  const float* depth;     // [V, h, w] or null
+  const float* opacity;   // [V, h, w] or null
+  const float* penalty;   // [V], of each slot's log(1 + beta w)
+};
+
+// A ray: its samples lie at (start + t * slope) in voxels, t = entry + k * step.
+struct Ray {
+  float start[3], slope[3];
+  float entry, length;
+  int32_t view, pixel;
+  int32_t samples;  // that the backward pass walks
+  int64_t first;    // its place among the samples of a chunk
+};
+
+// Between the two halves of the backward pass: gradients at the samples of a chunk of rays.
+struct Samples {
+  Ray* rays;
+  int64_t count;
+  float* density;   // [samples] dL/d(raw density)
+  float* features;  // [samples] weight where features count, for raw features; [samples, 4] dL/d(raw) for colours
+};
+
+struct Gradients {
+  float* density;   // [D, H, W], added to
+  float* features;  // [D, H, W, 4], added to
+};
+
+// What a row of an image adds to texture [y, x, channel] and log-scale.
+struct RowSums {
+  float texture[4][4][4];
+  double log_scale;
+};
+
+// An optimiser's step over a range of numbers; see kernels/adamax.py.
+struct Update {
+  float* parameter;
+  float* gradient;
+  float* first;
+  float* second;
+  int64_t row, gradient_row;  // numbers in a row; the gradient's may be padded
+  float beta2, rest1, rest2, epsilon;  // rests: 1 - beta
+  float rate, root;                    // lr / (1 - beta1^step), sqrt(1 - beta2^step)
+  bool adam;
+};
+
+// One instruction set's code.
+struct Kernels {
+  // Rays of rows [from, to) of all images, numbered through the views.
+  void (*forward)(const Scene&, const Image&, int64_t from, int64_t to);
+  // Rays of one row, with their `samples`; `first` is left to the caller.
+  void (*rays)(const Scene&, const Image&, int64_t row, Ray* rays);
+  // Gradients at the samples of rays [from, to), which belong to one row.
+  void (*gradients)(const Scene&, const Image&, const Upstream&, const Samples&, int64_t from, int64_t to, RowSums*);
+  // Samples to voxels of the planes [from, to) along z, ray by ray in order.
+  void (*scatter)(const Scene&, const Upstream&, const Samples&, const Gradients&, int from, int to);
+  void (*update)(const Update&, int64_t from, int64_t to);
+};
+
+extern const Kernels baseline_kernels;
+#if defined(__x86_64__)
+extern const Kernels avx2_kernels;
+#endif
+
+}  // namespace sjc_fast

@@ -1,0 +1,47 @@
+// at::parallel_for, for Clang too.
+//
+// PyTorch's threads are started by an OpenMP pragma inside this very template. GCC compiles it to calls of libgomp, which
+// is the runtime that PyTorch itself uses on Linux. Clang would bring libomp into the process, a second set of threads
+// that fights with the first; so with Clang the same entry point of libgomp is called by name.
+#pragma once
+
+#if defined(__clang__) && defined(__linux__)
+#define INTRA_OP_PARALLEL
+#include <cstdint>
+
+extern "C" {
+void GOMP_parallel(void (*)(void*), void*, unsigned, unsigned);
+int omp_get_num_threads(void);
+int omp_get_thread_num(void);
+}
+
+namespace at::internal {
+template <typename F>
+inline void invoke_parallel(int64_t begin, int64_t end, int64_t grain, const F& f);
+}
+
+#include <ATen/Parallel.h>
+
+namespace at::internal {
+template <typename F>
+inline void invoke_parallel(int64_t begin, int64_t end, int64_t grain, const F& f) {
+  struct Team {
+    int64_t begin, end, grain;
+    const F& f;
+    static void member(void* of) {
+      const Team& team = *static_cast<Team*>(of);
+      int64_t threads = omp_get_num_threads();
+      if (team.grain > 0) threads = std::min(threads, divup(team.end - team.begin, team.grain));
+      const int64_t share = divup(team.end - team.begin, threads), from = team.begin + omp_get_thread_num() * share;
+      if (from < team.end) {
+        ThreadIdGuard guard(omp_get_thread_num());
+        team.f(from, std::min(team.end, from + share));
+      }
+    }
+  } team{begin, end, grain, f};
+  GOMP_parallel(Team::member, &team, 0, 0);
+}
+}  // namespace at::internal
+#else
+#include <ATen/Parallel.h>
+#endif
