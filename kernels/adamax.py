@@ -104,7 +104,8 @@ def _update(
         if bricks is not None:
             bricks.copy_(brick_maximum(param, native=True))
         return
-    from .adamax_kernels import BLOCK_SIZE, OPTIONS, update_kernel
+    from .adamax_kernels import BLOCK_SIZE, update_kernel
+    from .launch import OPTIONS
 
     row = param.shape[-1] if param.ndim else 1
     rows = {

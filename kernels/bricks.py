@@ -29,7 +29,8 @@ def brick_maximum(density: Tensor, *, native: bool | None = None) -> Tensor:
 def _brick_maximum(density: Tensor, native: bool) -> Tensor:
     if native:
         return _pooled(density)
-    from .bricks_kernels import BRICKS_A_PROGRAM, OPTIONS, brick_kernel
+    from .bricks_kernels import BRICKS_A_PROGRAM, brick_kernel
+    from .launch import OPTIONS
 
     out = density.new_empty(bricks_shape(density), dtype=torch.float32)
     programs = -(-out.numel() // BRICKS_A_PROGRAM)

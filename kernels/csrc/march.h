@@ -5,6 +5,8 @@
 
 namespace sjc_fast {
 
+constexpr int TILE = 8;  // pixels a side
+
 // A voxel grid, cameras, and how to march; all tensors contiguous float32.
 struct Scene {
   const float* density;     // [D, H, W]
@@ -41,17 +43,18 @@ struct Upstream {
 
 // A ray: its samples lie at (start + t * slope) in voxels, t = entry + k * step.
 struct Ray {
-  float start[3], slope[3];
+  float start[3], slope[3], direction[3];
   float entry, length;
   int32_t view, pixel;
+  int32_t inner_from, inner_to;  // samples [from, to) whose cells have all their corners in the grid
   int32_t samples;  // that the backward pass walks
   int64_t first;    // its place among the samples of a chunk
 };
 
-// Between the two halves of the backward pass: gradients at the samples of a chunk of rays.
+// Between the two halves of the backward pass: gradients at the samples of a chunk of tiles.
 struct Samples {
-  Ray* rays;
-  int64_t count;
+  Ray* rays;  // [tiles, TILE * TILE]
+  int64_t tiles;
   float* density;   // [samples] dL/d(raw density)
   float* features;  // [samples] weight where features count, for raw features; [samples, 4] dL/d(raw) for colours
 };
@@ -61,8 +64,8 @@ struct Gradients {
   float* features;  // [D, H, W, 4], added to
 };
 
-// What a row of an image adds to texture [y, x, channel] and log-scale.
-struct RowSums {
+// What a tile of an image adds to texture [y, x, channel] and log-scale.
+struct TileSums {
   float texture[4][4][4];
   double log_scale;
 };
@@ -81,12 +84,12 @@ struct Update {
 
 // One instruction set's code.
 struct Kernels {
-  // Rays of rows [from, to) of all images, numbered through the views.
-  void (*forward)(const Scene&, const Image&, int64_t from, int64_t to);
-  // Rays of one row, with their `samples`; `first` is left to the caller.
-  void (*rays)(const Scene&, const Image&, int64_t row, Ray* rays);
-  // Gradients at the samples of rays [from, to), which belong to one row.
-  void (*gradients)(const Scene&, const Image&, const Upstream&, const Samples&, int64_t from, int64_t to, RowSums*);
+  // Images are cut into tiles of TILE x TILE pixels, numbered by view, row, column.
+  void (*forward)(const Scene&, const Image&, int64_t tile);
+  // Rays of a tile, with their `samples`; `first` is left to the caller. Beyond the image: pixel -1, no samples.
+  void (*rays)(const Scene&, const Image&, int64_t tile, Ray* rays);
+  // Gradients at the samples of a tile of the chunk.
+  void (*gradients)(const Scene&, const Image&, const Upstream&, const Samples&, int64_t tile, TileSums*);
   // Samples to voxels of the planes [from, to) along z, ray by ray in order.
   void (*scatter)(const Scene&, const Upstream&, const Samples&, const Gradients&, int from, int to);
   void (*update)(const Update&, int64_t from, int64_t to);

@@ -17,7 +17,7 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-constexpr int64_t CHUNK = 1 << 20;  // samples held at once in the backward pass; a row of an image is not split
+constexpr int64_t CHUNK = 1 << 20;  // samples held at once in the backward pass; a tile of an image is not split
 
 const Kernels& kernels() {
 #if defined(__x86_64__)
@@ -65,6 +65,10 @@ Scene scene_of(
   return s;
 }
 
+int64_t tiles_of(const Scene& s) {
+  return int64_t(s.views) * ((s.rows + TILE - 1) / TILE) * ((s.columns + TILE - 1) / TILE);
+}
+
 // Features, depth, opacity, penalty, slope, slots, stop.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> march_forward(
     const Tensor& density, const Tensor& features, const Tensor& background, const Tensor& log_scale, const Tensor& c2w,
@@ -82,14 +86,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> march_forward
   const Image out{
       image.data_ptr<float>(),   depth.data_ptr<float>(), opacity.data_ptr<float>(), penalty.data_ptr<float>(),
       slope.data_ptr<float>(), slots.data_ptr<int>(),   stop.data_ptr<int>()};
-  share(scene.views * height, [&](int64_t row) { kernels().forward(scene, out, row, row + 1); });
+  share(tiles_of(scene), [&](int64_t tile) { kernels().forward(scene, out, tile); });
   return {image, depth, opacity, penalty, slope, slots, stop};
 }
 
 // Planes along z in `parts` runs of about as many samples each, counted as if a ray's samples were evenly spread.
 std::vector<int> divide_planes(const Scene& scene, const Samples& samples, int64_t parts) {
   std::vector<double> load(scene.depth + 1, 0.);  // differences, then sums
-  for (int64_t r = 0; r < samples.count; ++r) {
+  for (int64_t r = 0; r < samples.tiles * TILE * TILE; ++r) {
     const Ray& ray = samples.rays[r];
     if (!ray.samples) continue;
     const float near = ray.start[2] + ray.entry * ray.slope[2];
@@ -110,15 +114,11 @@ std::vector<int> divide_planes(const Scene& scene, const Samples& samples, int64
   return bounds;
 }
 
-// Adds the gradients of the rays of rows [from, to), whose samples fit the buffers.
-void backward_rows(
-    const Scene& scene, const Image& image, const Upstream& upstream, const Gradients& grads, Samples samples,
-    int64_t from, int64_t to, RowSums* sums) {
-  share(to - from, [&](int64_t i) {
-    const int64_t first = i * scene.columns;
-    kernels().gradients(scene, image, upstream, samples, first, first + scene.columns, sums + i);
-  });
-  samples.count = (to - from) * scene.columns;
+// Adds the gradients of a chunk.
+void backward_chunk(
+    const Scene& scene, const Image& image, const Upstream& upstream, const Gradients& grads, const Samples& samples,
+    TileSums* sums) {
+  share(samples.tiles, [&](int64_t i) { kernels().gradients(scene, image, upstream, samples, i, sums + i); });
   const int64_t threads = at::get_num_threads();
   const std::vector<int> bounds = divide_planes(scene, samples, threads > 1 ? 2 * threads : 1);
   share(bounds.size() - 1, [&](int64_t i) {
@@ -145,39 +145,40 @@ void march_backward(
   const Upstream upstream{held(v_features), held(v_depth), held(v_opacity), held(v_penalty)};
   const Gradients grads{grad_density.data_ptr<float>(), grad_features.data_ptr<float>()};
 
-  const int64_t rows = scene.views * height;
-  std::vector<Ray> rays(rows * width);
-  share(rows, [&](int64_t row) { kernels().rays(scene, image, row, rays.data() + row * width); });
+  constexpr int64_t RAYS = TILE * TILE;
+  const int64_t tiles = tiles_of(scene);
+  std::vector<Ray> rays(tiles * RAYS);
+  share(tiles, [&](int64_t tile) { kernels().rays(scene, image, tile, rays.data() + tile * RAYS); });
 
-  // Rows go through in chunks of which all samples fit a buffer; each ray's begin at a multiple of eight.
+  // Tiles go through in chunks of which all samples fit a buffer; each ray's begin at a multiple of eight.
   std::vector<int64_t> chunks{0};
-  int64_t held_samples = 0, most = 0;
-  for (int64_t row = 0; row < rows; ++row) {
-    int64_t of_row = 0;
-    for (int64_t i = row * width; i < (row + 1) * width; ++i) of_row += (rays[i].samples + 7) / 8 * 8;
-    if (held_samples + of_row > CHUNK && held_samples) chunks.push_back(row), held_samples = 0;
-    for (int64_t i = row * width, at = held_samples; i < (row + 1) * width; ++i) {
-      rays[i].first = at;
-      at += (rays[i].samples + 7) / 8 * 8;
+  int64_t filled = 0, most = 0;
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    int64_t wanted = 0;
+    for (int64_t i = tile * RAYS; i < (tile + 1) * RAYS; ++i) wanted += (rays[i].samples + 7) / 8 * 8;
+    if (filled && filled + wanted > CHUNK) chunks.push_back(tile), filled = 0;
+    for (int64_t i = tile * RAYS; i < (tile + 1) * RAYS; ++i) {
+      rays[i].first = filled;
+      filled += (rays[i].samples + 7) / 8 * 8;
     }
-    held_samples += of_row;
-    most = std::max(most, held_samples);
+    most = std::max(most, filled);
   }
-  chunks.push_back(rows);
+  chunks.push_back(tiles);
 
   const Tensor at_density = at::empty({most}, grad_density.options());
   const Tensor at_features = at::empty({most * (sigmoid ? 4 : 1)}, grad_density.options());
-  std::vector<RowSums> sums(rows);
+  std::vector<TileSums> sums(tiles);
   for (size_t c = 0; c + 1 < chunks.size(); ++c) {
     const Samples samples{
-        rays.data() + chunks[c] * width, 0, at_density.data_ptr<float>(), at_features.data_ptr<float>()};
-    backward_rows(scene, image, upstream, grads, samples, chunks[c], chunks[c + 1], sums.data() + chunks[c]);
+        rays.data() + chunks[c] * RAYS, chunks[c + 1] - chunks[c], at_density.data_ptr<float>(),
+        at_features.data_ptr<float>()};
+    backward_chunk(scene, image, upstream, grads, samples, sums.data() + chunks[c]);
   }
   double of_scale = 0;
   float* texture = grad_texture.data_ptr<float>();
-  for (const RowSums& row : sums) {
-    of_scale += row.log_scale;
-    for (int i = 0; i < 64; ++i) texture[i] += (&row.texture[0][0][0])[i];
+  for (const TileSums& tile : sums) {
+    of_scale += tile.log_scale;
+    for (int i = 0; i < 64; ++i) texture[i] += (&tile.texture[0][0][0])[i];
   }
   *grad_log_scale.data_ptr<float>() += of_scale;
 }

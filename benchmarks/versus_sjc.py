@@ -1,0 +1,216 @@
+"""The authors' renderer against ours: same field, camera and upstream gradients, in turn, in one process.
+
+``python -m benchmarks.versus_sjc --sjc-repo PATH`` wants a checkout of github.com/pals-ttic/sjc, of which nothing is in
+this repository, and writes results/versus_sjc.json. Theirs is timed from ready rays to a finished gradient; ours from
+the camera on, through the public `render`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+import types
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from sjc_fast.cameras import Cameras, ring
+from sjc_fast.errors import UserError
+from sjc_fast.field import VoxelField
+from sjc_fast.rendering import choose_backend, render
+
+from .checks import make_field, relative_rmse
+from .report import save
+from .work import count_work
+
+BETA, EMPTINESS = 10.0, 1e4
+
+
+@dataclass
+class Options:
+    """What is compared, and how often."""
+
+    sjc_repo: Path
+    size: int = 64
+    resolution: int = 100
+    repeats: int = 15
+    name: str = "versus_sjc"
+
+
+def their_modules(repo: Path) -> tuple[Any, Any]:
+    """`voxnerf.vox` and `voxnerf.render` of a checkout.
+
+    Raises:
+        UserError: there is none at `repo`.
+    """
+    if not (repo / "voxnerf" / "vox.py").is_file():
+        raise UserError(f"{repo} is not a checkout of pals-ttic/sjc: it has no voxnerf/vox.py")
+    absent = {name: types.ModuleType(name) for name in ("einops", "tabulate") if not importlib.util.find_spec(name)}
+    for module in absent.values():  # nothing that is timed calls them
+        module.rearrange = module.tabulate = None
+    sys.path.insert(0, str(repo))
+    sys.modules.update(absent)
+    try:
+        return importlib.import_module("voxnerf.vox"), importlib.import_module("voxnerf.render")
+    finally:
+        sys.path.pop(0)
+        for name in absent:
+            del sys.modules[name]
+
+
+@dataclass
+class Upstream:
+    """Gradients that come down to a view."""
+
+    features: Tensor  # [1, 4, h, w]
+    depth: Tensor  # [1, h, w]
+
+
+class Theirs:
+    """The authors' V_SD field and its ray bundle."""
+
+    def __init__(self, modules: tuple[Any, Any], field: VoxelField, cameras: Cameras, size: int) -> None:
+        vox, self.module = modules
+        sides = list(reversed(field.density.shape))
+        box = field.box.cpu().double().numpy()
+        self.model = vox.V_SD(
+            box, sides, step_ratio=0.5, density_shift=field.density_shift, c=4, blend_bg_texture=True, bg_texture_hw=4
+        )
+        self.model.density.data = field.density.detach()[None, None].clone()
+        self.model.color.data = field.features.detach().permute(3, 0, 1, 2)[None].contiguous()
+        self.model.bg.data = field.background.detach()[None].clone()
+        self.model.d_scale.data = field.density_scale.detach().clone()
+        self.model.to(field.box.device)
+        focal = size / 2 / np.tan(np.radians(float(cameras.fov[0])) / 2)
+        middle = size / 2 - 0.5
+        intrinsics = np.array([[focal, 0, -middle], [0, -focal, -middle], [0, 0, -1]])
+        pose = cameras.c2w[0].cpu().double().numpy()
+        rays = self.module.scene_box_filter(*self.module.rays_from_img(size, size, intrinsics, pose), box.T)
+        if len(rays[4]) != size * size:
+            raise UserError("a ray misses the box, which the authors' emptiness loss counts otherwise")
+        self.rays, self.size = self.module.as_torch_tsrs(field.box.device, *rays[:4]), size
+
+    def forward(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Features [1, 4, h, w], depth [1, h, w] and emptiness []."""
+        features, depth, weights = self.module.render_ray_bundle(self.model, *self.rays)
+        image = features.T.reshape(1, 4, self.size, self.size)
+        return image, depth.reshape(1, self.size, self.size), torch.log(1 + BETA * weights).mean()
+
+    def leaves(self) -> dict[str, Tensor]:
+        """Parameters, in our shapes."""
+        m = self.model
+        return {"density": m.density, "features": m.color, "background": m.bg, "density_scale": m.d_scale}
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Theirs, in our shapes."""
+        found = {name: leaf.grad for name, leaf in self.leaves().items()}
+        shaped = {"density": found["density"][0, 0], "features": found["features"][0].permute(1, 2, 3, 0)}
+        return found | shaped | {"background": found["background"][0]}
+
+
+class Ours:
+    """A field of ours, through the public call."""
+
+    def __init__(self, field: VoxelField, cameras: Cameras, size: int, backend: str) -> None:
+        self.field, self.cameras, self.size, self.backend = field, cameras, size, backend
+
+    def forward(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Features, depth and emptiness."""
+        out = render(self.field, self.cameras, self.size, backend=self.backend, beta=BETA)
+        return out.features, out.depth, out.emptiness[0]
+
+    def leaves(self) -> dict[str, Tensor]:
+        """Parameters."""
+        return dict(self.field.named_parameters())
+
+    def gradients(self) -> dict[str, Tensor]:
+        """By parameter."""
+        return {name: leaf.grad for name, leaf in self.leaves().items()}
+
+
+def both_ways(renderer: Theirs | Ours, up: Upstream) -> None:
+    """Forward, and backward into fresh gradients."""
+    for leaf in renderer.leaves().values():
+        leaf.grad = None
+    features, depth, emptiness = renderer.forward()
+    torch.autograd.backward([features, depth, emptiness], [up.features, up.depth, emptiness.new_tensor(EMPTINESS)])
+
+
+def seconds(job: Callable[[], Any], device: torch.device) -> float:
+    """Of one call, the device awaited."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    job()
+    wait()
+    return time.perf_counter() - start
+
+
+def agreement(theirs: Theirs, ours: Ours, up: Upstream) -> dict[str, float]:
+    """Largest differences of the outputs, and relative RMSE of the gradients."""
+    both_ways(theirs, up), both_ways(ours, up)
+    with torch.no_grad():
+        pairs = zip(("features", "depth", "emptiness"), theirs.forward(), ours.forward(), strict=True)
+        found = {name: float((a - b).abs().max()) for name, a, b in pairs}
+    truth, mine = theirs.gradients(), ours.gradients()
+    return found | {f"d {name}": relative_rmse(mine[name], truth[name]) for name in truth}
+
+
+def compare(modules: tuple[Any, Any], kind: str, device: torch.device, options: Options) -> dict[str, Any]:
+    """One scene on one device: every renderer's times, taken in turn, and what they agree to."""
+    field = make_field(kind, (options.resolution,) * 3).to(device)
+    cameras = ring(1, 20.0, 1.5, 55.0).to(device)
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, options.size, options.size)
+    up = Upstream(*(torch.randn(s, generator=generator).to(device) for s in ((1, 4, *shape[1:]), shape)))
+    fast = choose_backend("auto", device)
+    renderers: dict[str, Theirs | Ours] = {"theirs": Theirs(modules, field, cameras, options.size)}
+    renderers |= {b: Ours(field, cameras, options.size, b) for b in dict.fromkeys((fast, "reference"))}
+    times: dict[str, dict[str, list[float]]] = {n: {"forward": [], "both": []} for n in renderers}
+    for _ in range(options.repeats + 1):
+        for name, renderer in renderers.items():
+            with torch.no_grad():
+                times[name]["forward"].append(seconds(renderer.forward, device))
+            times[name]["both"].append(seconds(lambda renderer=renderer: both_ways(renderer, up), device))
+    times = {n: {way: taken[1:] for way, taken in rows.items()} for n, rows in times.items()}  # the first warms up
+    ratios = {
+        f"{base} / {fast}, {way}": median(a / b for a, b in zip(times[base][way], times[fast][way], strict=True))
+        for base in ("theirs", "reference")
+        for way in ("forward", "both")
+    }
+    row = {"scene": kind, "device": str(device), "backend": fast, "ratios": ratios, "seconds": times}
+    row["work"] = count_work(field, cameras, options.size)
+    return row | {"agreement": agreement(renderers["theirs"], renderers[fast], up)}
+
+
+def main(options: Options) -> None:
+    """Compare on every device, print, and write JSON."""
+    warnings.filterwarnings("ignore", "Default grid_sample")
+    try:
+        modules = their_modules(options.sjc_repo.resolve())
+    except UserError as error:
+        sys.exit(f"versus_sjc: {error}")
+    rows = []
+    for device in [torch.device(d) for d in ("cpu", "cuda") if d == "cpu" or torch.cuda.is_available()]:
+        for kind in ("fog", "solid"):
+            row = compare(modules, kind, device, options)
+            rows.append(row)
+            for name, taken in row["seconds"].items():
+                print(f"{kind} {device} {name:10}", *(f"{w} {1e3 * median(t):7.1f} ms" for w, t in taken.items()))
+            print(*(f"  {name}: {value:.1f}" for name, value in row["ratios"].items()), sep="\n")
+            print("  agreement:", *(f"{name} {value:.1e}" for name, value in row["agreement"].items()), flush=True)
+    shape = {"size": options.size, "resolution": options.resolution, "repeats": options.repeats}
+    print(save(options.name, {**shape, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
