@@ -10,11 +10,12 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 export PROMPT
 
-.PHONY: help setup train test lint format benchmark wheel clean
+.PHONY: help setup train test lint format sanitize benchmark wheel clean
 
 help:
 	@echo 'make train PROMPT="a red mushroom"   make a 3D object'
 	@echo 'make test                            linter, then every test'
+	@echo 'make sanitize                        the tests of the C++ code, with sanitizers'
 	@echo 'make benchmark                       pytest-benchmark timings'
 	@echo 'make wheel                           build dist/*.whl'
 
@@ -25,6 +26,7 @@ $(VENV)/.ready: setup.py constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "this Python lacks venv: install it (Debian: apt install python3-venv)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt torch==2.13.0 -e ".[dev]"
+	-$(BIN)/python -m sjc_fast.kernels.native
 	@touch $@
 
 train: setup
@@ -40,6 +42,13 @@ format: setup
 
 test: lint
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+# The C++ code built with address and undefined-behaviour sanitizers, through all the tests that run it.
+sanitize: setup
+	SJC_FAST_CXXFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" \
+	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0:protect_shadow_gap=0 OMP_WAIT_POLICY=passive \
+	$(BIN)/python -m pytest tests/test_march.py tests/test_adamax.py tests/test_native.py -k "(cpu or native) and not build and not portable and not compiler" -x
 
 benchmark: setup
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/pytest.json

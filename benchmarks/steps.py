@@ -32,7 +32,6 @@ from sjc_fast.rendering import render
 from sjc_fast.scores.attention import use_attention, xformers_problem
 from sjc_fast.scores.diffusers import DiffusersModel
 from sjc_fast.settings import PRESETS, default_config
-from sjc_fast.steps import AutogradStep
 from sjc_fast.trainer import Readout, Trainer
 
 from . import pipelines
@@ -376,7 +375,6 @@ def embedded_rows(count: int = 60) -> list[dict[str, Any]]:
 
         setattr(owner, name, wrapped)
 
-    assert isinstance(run.take, AutogradStep)
     timed(run.model, "predict", "unet")
     for name, label in (("render", "rendering forward"), ("chain", "rendering backward"), ("optimise", "optimiser")):
         timed(run.take, name, label)

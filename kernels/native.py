@@ -64,10 +64,13 @@ def load() -> Any:
 def _load() -> Any:
     try:
         library = cache_folder() / f"{_key()}.so"
-        if not library.exists():
-            _check_tools()
-            library = _build_once(library)
-        torch.ops.load_library(str(library))
+        if library.exists():
+            with contextlib.suppress(OSError):  # a damaged one is built again
+                torch.ops.load_library(str(library))
+                return torch.ops.sjc_fast_cpu
+            library.unlink()
+        _check_tools()
+        torch.ops.load_library(str(_build_once(library)))
     except NativeError as error:
         return str(error)
     except OSError as error:  # of the file system, or of the loader
@@ -86,15 +89,15 @@ def _compiler() -> list[str]:
     return shlex.split(os.environ.get("CXX") or "c++")
 
 
-def _flags() -> list[str]:
-    """Fixed ones, and those of $SJC_FAST_CXXFLAGS: for sanitizers, say."""
-    return [*FLAGS, *shlex.split(os.environ.get("SJC_FAST_CXXFLAGS", ""))]
+def _own_flags() -> list[str]:
+    """Flags of $SJC_FAST_CXXFLAGS, for compiler and linker: for sanitizers, say."""
+    return shlex.split(os.environ.get("SJC_FAST_CXXFLAGS", ""))
 
 
 def _key() -> str:
     """Changes with whatever could make another library: sources, flags, compiler, PyTorch, Python, machine."""
     found = hashlib.sha256()
-    parts = [torch.__version__, sys.version, platform.system(), platform.machine(), *_compiler(), *_flags()]
+    parts = [torch.__version__, sys.version, platform.system(), platform.machine(), *_compiler(), *FLAGS, *_own_flags()]
     found.update("\0".join(parts).encode())
     for path in sorted(SOURCES.iterdir()):
         found.update(path.name.encode() + path.read_bytes())
@@ -136,7 +139,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _build(folder: Path) -> Path:
     LOG.warning("compiling the CPU renderer, once (about 20 s)")
     started = time.monotonic()
-    flags = _flags()
+    flags = [*FLAGS, *_own_flags()]
     if "clang" not in _version(_compiler()) and platform.system() == "Linux":
         flags.append("-fopenmp")  # for at::parallel_for; not linked: PyTorch has brought the runtime. See parallel.h
     with _ninja_on_path():
@@ -147,6 +150,7 @@ def _build(folder: Path) -> Path:
                 "sjc_fast_cpu",
                 [str(path) for path in sorted(SOURCES.glob("*.cpp"))],
                 extra_cflags=flags,
+                extra_ldflags=_own_flags(),
                 build_directory=str(folder),
                 is_python_module=False,
             )

@@ -144,7 +144,7 @@ class FusedStep(Step):
     ) -> None:
         super().__init__(config, field, model, conditions, size, backend)
         device = field.density.device
-        self.capturable = isinstance(model, NetworkModel)
+        self.capturable = backend == "triton" and isinstance(model, NetworkModel)
         self.march = march_settings(field, backend, config.losses.emptiness_beta)
         self.grads = (
             torch.zeros_like(field.density),
@@ -174,7 +174,7 @@ class FusedStep(Step):
         from .kernels.paas import combine, perturb
 
         config, model = self.config, self.model
-        if not self.capturable:  # no network to ask directly
+        if not self.capturable:  # no network to ask directly, or no kernels for it
             return super().score(x, row)
         estimator, unconditional = config.score, self.conditions.unconditional
         options = {"noise_samples": config.noise_samples, "antithetic": config.antithetic, "patch": model.patch}
@@ -200,6 +200,7 @@ class FusedStep(Step):
         field, number = self.field, row.step + 1
         density, features, texture, scale = self.grads
         step = adam_step if self.config.optimizer.name == "adam" else adamax_step
+        native = self.march["native"]
         moves = [(field.density, density), (field.features, features), (field.density_scale, scale)]
         for parameter in self._texture():
             moves.append((parameter, texture.permute(2, 0, 1)[: field.channels].contiguous()))
@@ -207,15 +208,15 @@ class FusedStep(Step):
         for parameter, gradient in moves:
             state = self.optimizer.state[parameter]
             rate = row.background_lr if parameter is field.background else row.lr
-            step(parameter.detach(), gradient, *(state[name] for name in self.moments), rate, number)
+            step(parameter.detach(), gradient, *(state[name] for name in self.moments), rate, number, native=native)
 
 
 def make_step(
     config: TrainConfig, field: VoxelField, model: ScoreModel, conditions: Conditions, size: int, backend: str
 ) -> Step:
-    """The fused step where the backend is triton; with autograd elsewhere, and where the same bits are asked for from
-    run to run (`torch.use_deterministic_algorithms`), which the fused step's sums do not give."""
-    fused = backend == "triton" and not torch.are_deterministic_algorithms_enabled()
+    """The fused step where the backend has kernels for it; with autograd elsewhere, and where the same bits are asked
+    for from run to run (`torch.use_deterministic_algorithms`), which the sums of Triton's fused step do not give."""
+    fused = backend == "cpu" or (backend == "triton" and not torch.are_deterministic_algorithms_enabled())
     return (FusedStep if fused else AutogradStep)(config, field, model, conditions, size, backend)
 
 

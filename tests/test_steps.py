@@ -53,12 +53,13 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("backend", ["triton", "cpu"])
 @pytest.mark.parametrize("case", CASES)
-def test_the_fused_step_is_the_step_with_autograd(case, request):
+def test_the_fused_step_is_the_step_with_autograd(case, backend, request):
     """Metrics and parameters of a run, by either way; then one goes on where the other was stopped."""
     folder, config = request.getfixturevalue("latents" if case == "latents" else "pixels"), CASES[case]
     model = load_score_model(str(folder), device="cpu")
-    runs = [Trainer(merge(config, {"backend": b}), model) for b in ("reference", "triton")]
+    runs = [Trainer(merge(config, {"backend": b}), model) for b in ("reference", backend)]
     plain, fused = runs
     assert isinstance(plain.take, AutogradStep)
     assert isinstance(fused.take, FusedStep)

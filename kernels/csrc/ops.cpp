@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <numeric>
 #include <vector>
 
@@ -19,9 +20,12 @@ using OptionalTensor = std::optional<Tensor>;
 
 constexpr int64_t CHUNK = 1 << 20;  // samples held at once in the backward pass; a tile of an image is not split
 
+// What this processor can run; with $SJC_FAST_PORTABLE set, what every processor can.
 const Kernels& kernels() {
 #if defined(__x86_64__)
-  static const bool modern = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  static const char* portable = std::getenv("SJC_FAST_PORTABLE");
+  static const bool modern =
+      !(portable && *portable) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (modern) return avx2_kernels;
 #endif
   return baseline_kernels;

@@ -1,0 +1,154 @@
+"""The compiled CPU kernels: how they are built and found, what happens without them, threads, and both code paths."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sjc_fast.kernels import native
+from sjc_fast.kernels.march import march_accumulate, march_forward
+
+from benchmarks.checks import assert_matches, make_cameras, make_field, run
+from sjc_fast.rendering.fused import march_settings, scene_of
+
+PROGRAM = Path(sys.executable).parent / "sjc-fast"
+
+
+def gradients(field, cameras, height=19, width=21):
+    """Outputs and gradients of the compiled march."""
+    scene = tuple(t.detach() for t in scene_of(field, cameras))
+    options = march_settings(field, "cpu", 10.0)
+    saved = march_forward(scene, height=height, width=width, **options)
+    shape = field.density.shape
+    grads = [torch.zeros(s) for s in (shape, (*shape, 4), (4, 4, 4), ())]
+    up = torch.randn(saved.features.shape, generator=torch.Generator().manual_seed(0))
+    march_accumulate(grads, scene, saved, up, torch.ones(len(cameras)), torch.ones_like(saved.depth), **options)
+    return [*saved, *grads]
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads, for one test."""
+    usual = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(usual)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_any_number_of_threads_gives_the_same_bits(threads, channels):
+    field, cameras = make_field("random", (19, 18, 17), channels), make_cameras("outside")
+    found = []
+    for count in (1, 2, 3, 7, 3):
+        threads(count)
+        found.append(gradients(field, cameras))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_more_samples_than_the_buffer_holds():
+    """Tiles go through in chunks."""
+    field, cameras = make_field("fog", (48, 50, 52), 3), make_cameras("outside")
+    scene = tuple(t.detach() for t in scene_of(field, cameras))
+    samples = march_forward(scene, height=80, width=72, **march_settings(field, "cpu", 10.0)).stop.sum()
+    assert samples > 1 << 20
+    assert_matches(run(field, cameras, (80, 72), "cpu"), run(field, cameras, (80, 72), "reference"))
+
+
+def start(code, cache, **environment):
+    """A Python process with a cache of its own."""
+    variables = os.environ | {"SJC_FAST_CACHE": str(cache), **environment}
+    command = [sys.executable, "-c", f"from sjc_fast.kernels import native\n{code}"]
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_first_builds_at_once_do_not_collide_and_a_cache_is_used_again(tmp_path):
+    first = [start("print(native.problem())", tmp_path) for _ in range(2)]
+    said = [process.communicate() for process in first]
+    assert [out.strip() for out, _ in said] == ["None", "None"], said
+    assert sum("compiling" in err for _, err in said) == 1
+    again, _ = start("print(native.problem())", tmp_path, CXX=native._compiler()[0]).communicate()
+    assert again.strip() == "None"
+    assert len(list(tmp_path.glob("*.so"))) == 1
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+
+
+def test_a_damaged_library_is_built_again(tmp_path):
+    library = tmp_path / f"{native._key()}.so"
+    library.write_text("not a library")
+    out, err = start("print(native.problem())", tmp_path).communicate()
+    assert out.strip() == "None"
+    assert "compiling" in err
+    assert library.stat().st_size > 10000
+
+
+def test_sources_that_do_not_compile_are_one_line(tmp_path):
+    copy = tmp_path / "csrc"
+    shutil.copytree(native.SOURCES, copy)
+    (copy / "ops.cpp").write_text("int broken(\n")
+    code = f"from pathlib import Path\nnative.SOURCES = Path({str(copy)!r})\nprint(native.problem())"
+    out, _ = start(code, tmp_path / "cache").communicate()
+    assert out.startswith("the C++ code does not compile: ")
+    assert "error:" in out
+    assert out.count("\n") == 1
+
+
+def test_without_a_compiler_everything_works_and_one_line_says_so(tmp_path):
+    environment = os.environ | {"SJC_FAST_CACHE": str(tmp_path / "cache"), "CXX": "no-such-compiler"}
+    options = ["--steps", "2", "--log.turntable-frames", "2", "--log.turntable-size", "32", "--field.resolution", "8"]
+    command = [PROGRAM, "train", "--prompt", "a red cube", "--output", tmp_path / "run", "--device", "cpu", *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if "no C++ compiler (no-such-compiler)" in line]
+    assert len(lines) == 1
+    assert "the slow reference renderer is used" in lines[0]
+    assert "renderer reference" in done.stdout
+    assert (tmp_path / "run" / "turntable.mp4").stat().st_size > 0
+
+
+def test_asked_for_and_not_there_is_an_error(tmp_path):
+    environment = os.environ | {"SJC_FAST_CACHE": str(tmp_path), "CXX": "no-such-compiler"}
+    command = [PROGRAM, "train", "--prompt", "a red cube", "--backend", "cpu", "--output", tmp_path / "run"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("sjc-fast: the cpu renderer cannot run here: there is no C++ compiler")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, caplog):
+    """The library is built for this process alone."""
+    monkeypatch.setattr(native, "_build", lambda folder: folder / "sjc_fast_cpu.so")
+    monkeypatch.setattr(native, "_locked", lambda path: (_ for _ in ()).throw(PermissionError(path)))
+    built = native._build_once(tmp_path / "there" / "key.so")
+    assert built.parent != tmp_path / "there"
+    assert "cannot be written" in caplog.text
+
+
+def test_the_portable_code_is_the_other_code(tmp_path):
+    """What runs on processors without AVX2: the same numbers to rounding, in a process that is told to have none."""
+    code = "import torch, test_native\ntorch.save(test_native.everything(), 'OUT')"
+    found = []
+    for name, portable in (("usual", ""), ("portable", "1")):
+        out = tmp_path / name
+        process = subprocess.run(
+            [sys.executable, "-c", code.replace("OUT", str(out))],
+            env=os.environ | {"SJC_FAST_PORTABLE": portable, "PYTHONPATH": f"{Path(__file__).parent}:."},
+            cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert process.returncode == 0, process.stderr
+        found.append(torch.load(out, weights_only=True))
+    different = 0
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-5)
+        different += not torch.equal(a, b)
+    assert different  # AVX2 has fused multiply-adds, so the bits differ somewhere
+
+
+def everything():
+    """Outputs and gradients of several scenes."""
+    found = []
+    for kind, camera, channels in (("solid", "outside", 3), ("solid", "inside", 4), ("fog", "outside", 4)):
+        found += gradients(make_field(kind, channels=channels), make_cameras(camera))
+    return found
