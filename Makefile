@@ -48,7 +48,7 @@ sanitize: setup
 	SJC_FAST_CXXFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" \
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0:protect_shadow_gap=0 OMP_WAIT_POLICY=passive \
-	$(BIN)/python -m pytest tests/test_march.py tests/test_adamax.py tests/test_native.py -k "(cpu or native) and not build and not portable and not compiler" -x
+	$(BIN)/python -m pytest tests/test_march.py tests/test_adamax.py tests/test_native.py -k "(cpu or native) and not build and not portable and not compile and not opcheck"
 
 benchmark: setup
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/pytest.json

@@ -30,7 +30,7 @@ from sjc_fast.rendering import choose_backend, render
 
 from .checks import make_field, relative_rmse
 from .report import save
-from .work import count_work
+from .work import count_work, cpu_floors
 
 BETA, EMPTINESS = 10.0, 1e4
 
@@ -165,6 +165,35 @@ def agreement(theirs: Theirs, ours: Ours, up: Upstream) -> dict[str, float]:
     return found | {f"d {name}": relative_rmse(mine[name], truth[name]) for name in truth}
 
 
+def rates() -> dict[str, float]:
+    """Bytes a second of a large copy, and FLOP/s of matrix products in float32, on this CPU."""
+    source, side = torch.zeros(1 << 25), 1536
+    target, square = torch.empty_like(source), torch.ones(side, side)
+    cpu = torch.device("cpu")
+    return {
+        "copy_bytes": 8 * source.numel() / median(seconds(lambda: target.copy_(source), cpu) for _ in range(9)),
+        "matmul_flops": 2 * side**3 / median(seconds(lambda: square @ square, cpu) for _ in range(9)),
+    }
+
+
+def cached(kind: str, options: Options) -> dict[str, list[float]]:
+    """Ours on the CPU with as many samples in a grid that fits the caches: what is left is not memory."""
+    small = options.resolution * 32 // 100
+    field, cameras = make_field(kind, (small,) * 3), ring(1, 20.0, 1.5, 55.0)
+    up = torch.ones(1, 4, options.size, options.size)
+    ratio = 0.5 * small / options.resolution
+    times: dict[str, list[float]] = {"forward": [], "both": []}
+
+    def forward() -> Tensor:
+        return render(field, cameras, options.size, backend="cpu", step_ratio=ratio).features
+
+    for _ in range(options.repeats):
+        with torch.no_grad():
+            times["forward"].append(seconds(forward, field.box.device))
+        times["both"].append(seconds(lambda: forward().backward(up), field.box.device))
+    return times
+
+
 def compare(modules: tuple[Any, Any], kind: str, device: torch.device, options: Options) -> dict[str, Any]:
     """One scene on one device: every renderer's times, taken in turn, and what they agree to."""
     field = make_field(kind, (options.resolution,) * 3).to(device)
@@ -189,6 +218,13 @@ def compare(modules: tuple[Any, Any], kind: str, device: torch.device, options: 
     }
     row = {"scene": kind, "device": str(device), "backend": fast, "ratios": ratios, "seconds": times}
     row["work"] = count_work(field, cameras, options.size)
+    if fast == "cpu":
+        row["rates"] = rates()
+        row["floors"] = cpu_floors(row["work"], field, row["rates"])
+        row["share_of_floor"] = {
+            way: floor["seconds"] / median(times[fast][way]) for way, floor in row["floors"].items()
+        }
+        row["cached_seconds"] = cached(kind, options)
     return row | {"agreement": agreement(renderers["theirs"], renderers[fast], up)}
 
 
@@ -198,7 +234,8 @@ def main(options: Options) -> None:
     try:
         modules = their_modules(options.sjc_repo.resolve())
     except UserError as error:
-        sys.exit(f"versus_sjc: {error}")
+        print(f"versus_sjc: {error}", file=sys.stderr)
+        sys.exit(2)
     rows = []
     for device in [torch.device(d) for d in ("cpu", "cuda") if d == "cpu" or torch.cuda.is_available()]:
         for kind in ("fog", "solid"):
@@ -207,6 +244,10 @@ def main(options: Options) -> None:
             for name, taken in row["seconds"].items():
                 print(f"{kind} {device} {name:10}", *(f"{w} {1e3 * median(t):7.1f} ms" for w, t in taken.items()))
             print(*(f"  {name}: {value:.1f}" for name, value in row["ratios"].items()), sep="\n")
+            for way, floor in row.get("floors", {}).items():
+                share, cached_time = row["share_of_floor"][way], median(row["cached_seconds"][way])
+                print(f"  {way}: floor {1e3 * floor['seconds']:.1f} ms, {100 * share:.0f}% reached;", end=" ")
+                print(f"in a grid that fits the caches {1e3 * cached_time:.1f} ms")
             print("  agreement:", *(f"{name} {value:.1e}" for name, value in row["agreement"].items()), flush=True)
     shape = {"size": options.size, "resolution": options.resolution, "repeats": options.repeats}
     print(save(options.name, {**shape, "rows": rows}))

@@ -44,6 +44,37 @@ def count_work(field: VoxelField, cameras: Cameras, size: int) -> dict[str, int]
     return dict(zip(("samples", "bright", "cells", "bright_cells"), totals.tolist(), strict=True))
 
 
+#: Floating-point operations of the C++ march (csrc/kernels.inc), counted by hand, a multiply-add as two, with four raw
+#: features: forward; gradients at the samples; their addition to the voxels. Of a sample, and more if it has features.
+CPU_FORWARD, CPU_GRADIENTS, CPU_SCATTER = (139, 90), (142, 90), (91, 16)
+CPU_FLUSH = (8, 64)  # of a run within one cell, and more if it has features
+
+
+def cpu_floors(work: dict[str, int], field: VoxelField, rates: dict[str, float]) -> dict[str, Any]:
+    """Seconds that arithmetic alone takes at the rate of matrix products, and memory traffic at that of a copy.
+
+    Memory: every number of the grids is read once forward and once backward, and its gradient cleared, read and
+    written. The floor is the longer of the two.
+    """
+
+    def operations(*parts: tuple[int, int]) -> int:
+        return sum(each * work["samples"] + more * work["bright"] for each, more in parts)
+
+    numbers = 4 * (field.density.numel() + field.features.numel())
+    flops = {"forward": operations(CPU_FORWARD)}
+    flops["both"] = operations(CPU_FORWARD, CPU_GRADIENTS, CPU_SCATTER)
+    flops["both"] += CPU_FLUSH[0] * work["cells"] + CPU_FLUSH[1] * work["bright_cells"]
+    moved = {"forward": numbers, "both": 5 * numbers}
+    return {
+        way: {
+            "flops": flops[way],
+            "bytes": moved[way],
+            "seconds": max(flops[way] / rates["matmul_flops"], moved[way] / rates["copy_bytes"]),
+        }
+        for way in flops
+    }
+
+
 def floors(work: dict[str, int], field: VoxelField, rates: dict[str, Any], half: bool) -> dict[str, float]:
     """Seconds that the reads, reductions and memory traffic alone take at the rates measured in the same run.
 
