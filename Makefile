@@ -26,7 +26,7 @@ $(VENV)/.ready: setup.py constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "this Python lacks venv: install it (Debian: apt install python3-venv)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt torch==2.13.0 -e ".[dev]"
-	-$(BIN)/python -m sjc_fast.kernels.native
+	$(BIN)/python -m sjc_fast.kernels.native
 	@touch $@
 
 train: setup

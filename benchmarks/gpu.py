@@ -8,6 +8,7 @@ Triton's interpreter: that proves the script, and times nothing.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -25,11 +26,11 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
 
+from sjc_fast.kernels import adamax
+from sjc_fast.kernels import bricks as skippable
+from sjc_fast.kernels import march as marching
 from sjc_fast.kernels import march_triton as module
-from sjc_fast.kernels.adamax import adam_step, adamax_step
-from sjc_fast.kernels.bricks import brick_maximum
 from sjc_fast.kernels.composite import composite
-from sjc_fast.kernels.march import march, march_accumulate, march_forward, march_skip
 from sjc_fast.kernels.noise import normal
 from sjc_fast.kernels.paas import combine, perturb
 from sjc_fast.kernels.trilinear import trilinear_sample
@@ -54,6 +55,15 @@ from .device import capture, measure_rates
 from .report import RESULTS
 from .session import Session
 from .work import count_work, floors
+
+# Triton's code, also where there is no GPU: toy sizes go through its interpreter, not through the C++ code.
+march, march_forward, march_accumulate, march_skip, adamax_step, adam_step, brick_maximum = (
+    functools.partial(function, native=False)
+    for function in (
+        marching.march, marching.march_forward, marching.march_accumulate, marching.march_skip,
+        adamax.adamax_step, adamax.adam_step, skippable.brick_maximum,
+    )
+)  # fmt: skip
 
 TARGETS = {
     "paper_setting_us": 150,

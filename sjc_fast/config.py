@@ -158,7 +158,7 @@ class TrainConfig:
     guidance: float = 100.0
     """Classifier-free guidance scale; 1 is none."""
     backend: str = "auto"
-    """Renderer: "auto" (triton on a CUDA device), "triton" or "reference"."""
+    """Renderer: "auto" (triton on a CUDA device, cpu elsewhere), "triton", "cpu" or "reference"."""
     graph: bool = True
     """Replay the step as a CUDA graph, where there is a CUDA device and the fused step runs on it."""
     attention: Literal["sdpa", "xformers"] = "sdpa"

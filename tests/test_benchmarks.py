@@ -11,10 +11,10 @@ import pytest
 import torch
 from sjc_fast.kernels.march import march_forward
 
-from benchmarks import gpu, pipelines
-from benchmarks.checks import DEVICE, make_cameras, make_field
+from benchmarks import gpu, pipelines, versus_sjc
+from benchmarks.checks import DEVICE, make_cameras, make_field, relative_rmse
 from benchmarks.steps import unet_flops
-from benchmarks.work import count_work, floors
+from benchmarks.work import count_work, cpu_floors, floors
 from sjc_fast.rendering.fused import scene_of
 
 ROOT = Path(__file__).parent.parent
@@ -107,6 +107,39 @@ def test_the_work_that_is_counted_is_the_work_that_is_done():
     least = floors(work, field, rates, half=False)
     assert least["step"] > least["forward"] + least["backward"]
     assert least["backward"] > least["forward"] >= work["samples"] / 1e3
+
+
+def test_the_floors_of_the_cpu_march():
+    """Longer with more work, and whichever of arithmetic and memory takes longer."""
+    field = make_field("solid")
+    work = {"samples": 1000, "bright": 100, "cells": 600, "bright_cells": 60}
+    slow_memory = cpu_floors(work, field, {"matmul_flops": 1e15, "copy_bytes": 1e6})
+    assert slow_memory["forward"]["seconds"] == 4 * 5 * 210 / 1e6  # five numbers a voxel
+    assert slow_memory["both"]["seconds"] == 5 * slow_memory["forward"]["seconds"]
+    slow_arithmetic = cpu_floors(work, field, {"matmul_flops": 1e6, "copy_bytes": 1e15})
+    assert slow_arithmetic["forward"]["seconds"] == (1000 * 139 + 100 * 90) / 1e6
+    assert slow_arithmetic["both"]["seconds"] > 2 * slow_arithmetic["forward"]["seconds"]
+
+
+def test_a_comparison_needs_the_authors_code(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.versus_sjc", "--sjc-repo", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"versus_sjc: {tmp_path} is not a checkout of pals-ttic/sjc: it has no voxnerf/vox.py\n"
+
+
+def test_our_side_of_the_comparison():
+    field, cameras = make_field("fog", (20, 20, 20)), make_cameras("outside")[:1]
+    up = versus_sjc.Upstream(torch.ones(1, 4, 8, 8), torch.ones(1, 8, 8))
+    found = []
+    for backend in ("cpu", "reference"):
+        ours = versus_sjc.Ours(field, cameras, 8, backend)
+        assert versus_sjc.seconds(lambda ours=ours: versus_sjc.both_ways(ours, up), torch.device("cpu")) > 0
+        found.append({name: gradient.clone() for name, gradient in ours.gradients().items()})
+    for name, truth in found[1].items():
+        assert relative_rmse(found[0][name], truth) < 1e-4, name
+    options = versus_sjc.Options(Path(), size=8, resolution=30, repeats=2)
+    assert {way: len(taken) for way, taken in versus_sjc.cached("solid", options).items()} == {"forward": 2, "both": 2}
 
 
 def test_every_pytest_benchmark_runs():
