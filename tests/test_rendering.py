@@ -129,7 +129,7 @@ def test_against_a_loop_from_the_definition(activation, channels, density):
     for own in (True, False):
         field.zero_grad(set_to_none=True)
         if own:
-            out = render(field, camera, size, background=plain[None], beta=beta)
+            out = render(field, camera, size, background=plain[None], beta=beta)  # in float64, so by the reference
             parts = (out.features[0], out.depth[0], out.opacity[0], out.emptiness[0])
         else:
             parts = march_by_hand(field, camera, size, beta, plain)
@@ -141,12 +141,13 @@ def test_against_a_loop_from_the_definition(activation, channels, density):
         torch.testing.assert_close(mine, truth, rtol=1e-9, atol=1e-10)
 
 
-def test_batch_equals_single_views():
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_batch_equals_single_views(backend):
     field = random_field().float()
     cameras = ring(3, 20, 2.0, 60.0)
-    together = render(field, cameras, (9, 13))
+    together = render(field, cameras, (9, 13), backend=backend)
     for v in range(3):
-        alone = render(field, cameras[v : v + 1], (9, 13))
+        alone = render(field, cameras[v : v + 1], (9, 13), backend=backend)
         for a, b in zip(together, alone, strict=True):
             assert torch.equal(a[v], b[0])
     assert together.features.shape == (3, 3, 9, 13)
@@ -154,18 +155,19 @@ def test_batch_equals_single_views():
 
 def test_bands_change_nothing(monkeypatch):
     field, camera = random_field().float(), ring(1, 20, 2.0, 60.0)
-    whole = render(field, camera, 16)
+    whole = render(field, camera, 16, backend="reference")
     monkeypatch.setattr("sjc_fast.rendering.reference.MAX_SLOTS", 100)
-    banded = render(field, camera, 16)
+    banded = render(field, camera, 16, backend="reference")
     for a, b in zip(whole, banded, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
-def test_a_ray_that_misses_is_background():
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_a_ray_that_misses_is_background(backend):
     field = random_field().float()
     away = Cameras(orbit(torch.tensor([0.0]), torch.tensor([0.0]), 3.0, 20.0).c2w, torch.tensor([20.0]))
     away.c2w[:, :3, :3] *= torch.tensor([-1.0, 1.0, -1.0])  # turn around
-    out = render(field, away, 4, background=torch.tensor([[0.1, 0.2, 0.3]]))
+    out = render(field, away, 4, background=torch.tensor([[0.1, 0.2, 0.3]]), backend=backend)
     assert torch.equal(out.features[0, :, 0, 0], torch.tensor([0.1, 0.2, 0.3]))
     assert bool((out.depth == 10).all())
     assert bool((out.opacity == 0).all())
@@ -179,10 +181,11 @@ def test_a_ray_in_a_plane_of_the_box_counts_as_a_miss():
     assert sample_slots(t_min, t_max, 0.1).item() == 1
 
 
-def test_hidden_voxels_get_exactly_no_gradient():
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_hidden_voxels_get_exactly_no_gradient(backend):
     field, hidden = make_wall()
     camera = orbit(torch.tensor([0.0]), torch.tensor([0.0]), 6.0, 10.0)
-    out = render(field, camera, 8)
+    out = render(field, camera, 8, backend=backend)
     (out.features.square().sum() + out.depth.sum() + 1e4 * out.emptiness.sum()).backward()
     assert float(out.opacity.min()) > 1 - 1e-5
     assert bool((field.density.grad[:, :, hidden] == 0).all())
@@ -190,22 +193,24 @@ def test_hidden_voxels_get_exactly_no_gradient():
     assert bool((field.density.grad[:, :, 4:6] != 0).any())
 
 
-def test_hidden_voxels_do_not_move():
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_hidden_voxels_do_not_move(backend):
     field, hidden = make_wall()
     before = field.density.detach().clone()
     optimizer = torch.optim.Adamax(parameter_groups(field, 0.05, 1e-4))
-    out = render(field, orbit(torch.tensor([0.0]), torch.tensor([0.0]), 6.0, 10.0), 8)
+    out = render(field, orbit(torch.tensor([0.0]), torch.tensor([0.0]), 6.0, 10.0), 8, backend=backend)
     (out.features.square().sum() + 1e4 * out.emptiness.sum()).backward()
     optimizer.step()
     assert torch.equal(field.density[:, :, hidden], before[:, :, hidden])
     assert not torch.equal(field.density, before)
 
 
-def test_weights_never_exceed_one_and_nothing_is_nan():
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_weights_never_exceed_one_and_nothing_is_nan(backend):
     for value in (-1e4, 0.0, 1e4):
         field = VoxelField(8, 4)
         field.density.data.fill_(value)
-        out = render(field, ring(2, 0, 0.3, 90.0), 8)  # cameras inside the box
+        out = render(field, ring(2, 0, 0.3, 90.0), 8, backend=backend)  # cameras inside the box
         assert float(out.opacity.max()) <= 1 + 1e-6
         assert all(bool(x.isfinite().all()) for x in out)
 

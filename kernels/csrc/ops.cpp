@@ -123,8 +123,7 @@ void backward_chunk(
     const Scene& scene, const Image& image, const Upstream& upstream, const Gradients& grads, const Samples& samples,
     TileSums* sums) {
   share(samples.tiles, [&](int64_t i) { kernels().gradients(scene, image, upstream, samples, i, sums + i); });
-  const int64_t threads = at::get_num_threads();
-  const std::vector<int> bounds = divide_planes(scene, samples, threads > 1 ? 2 * threads : 1);
+  const std::vector<int> bounds = divide_planes(scene, samples, at::get_num_threads());
   share(bounds.size() - 1, [&](int64_t i) {
     kernels().scatter(scene, upstream, samples, grads, bounds[i], bounds[i + 1]);
   });

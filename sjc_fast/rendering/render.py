@@ -67,7 +67,7 @@ def render(
         field: what to render.
         cameras: V cameras on the field's device. They get no gradient.
         size: pixels a side, or (height, width).
-        backend: "auto" or a name in `BACKENDS`.
+        backend: "auto" or a name in `BACKENDS`; auto gives a field in float64 to the reference.
         background: plain background features [V, C], instead of the field's own texture.
         beta: scale inside the emptiness logarithm.
         step_ratio: distance between samples, in mean voxel sizes.
@@ -88,6 +88,8 @@ def render(
         raise ValueError(f"an image needs at least one pixel a side, not {height} x {width}")
     if background is not None and background.shape != (len(cameras), field.channels):
         raise ValueError(f"background must be [{len(cameras)}, {field.channels}], not {list(background.shape)}")
+    if backend == "auto" and field.density.dtype == torch.float64:
+        backend = "reference"
     draw = BACKENDS[choose_backend(backend, field.density.device)]
     options = {"background": background, "beta": beta, "step_ratio": step_ratio}
     with torch.set_grad_enabled(torch.is_grad_enabled() and not skip_empty):
