@@ -388,6 +388,54 @@ def embedded_rows(count: int = 60) -> list[dict[str, Any]]:
              "parts_seconds": kept, "step_over_unet_and_rendering": median(ratio)}]  # fmt: skip
 
 
+def network_rows(count: int = 20) -> list[dict[str, Any]]:
+    """The embedded model's network on the CPU in other layouts, precisions and forms: what `train` could use instead.
+
+    Each row has the seconds until the first answer and those of later calls; the batch is that of a step.
+    """
+    model = load_score_model("shapes", "cpu")
+    text = model.encode(["a red mushroom"] * 2)
+    config = model.unet.config
+    x = torch.randn(2, config.in_channels, config.sample_size, config.sample_size)
+    tick = torch.full((2,), 500)
+
+    def ask(unet: Any, layout: torch.memory_format, dtype: torch.dtype = torch.float32) -> Callable[[], Any]:
+        inputs = (x.to(dtype, memory_format=layout), tick, text.to(dtype))
+        return lambda: unet(*inputs, return_dict=False)
+
+    def frozen() -> Callable[[], Any]:
+        inputs = (x.to(memory_format=torch.channels_last), tick, text)
+        traced = torch.jit.trace(lambda a, b, c: model.unet(a, b, c, return_dict=False)[0], inputs, check_trace=False)
+        return lambda: traced(*inputs)
+
+    def compiled() -> Callable[[], Any]:
+        return ask(torch.compile(model.unet, dynamic=False), torch.channels_last)
+
+    last, plain = torch.channels_last, torch.contiguous_format
+    cases = {
+        "float32, channels last (used)": lambda: ask(model.unet.to(memory_format=last), last),
+        "float32, contiguous": lambda: ask(model.unet.to(memory_format=plain), plain),
+        "float32, traced": frozen,
+        "float32, compiled": compiled,
+        "bfloat16, channels last": lambda: ask(model.unet.to(torch.bfloat16, memory_format=last), last, torch.bfloat16),
+    }
+    rows = []
+    for name, make in cases.items():
+        model.unet.to(torch.float32, memory_format=last)
+        with torch.no_grad():
+            began = time.perf_counter()
+            call = make()
+            call()
+            first, taken = time.perf_counter() - began, []
+            for _ in range(count):
+                began = time.perf_counter()
+                call()
+                taken.append(time.perf_counter() - began)
+        rows.append({"network": name, "first_seconds": first, "seconds": taken})
+        print(f"{name:30} {1e3 * median(taken):8.2f} ms, first answer after {first:.1f} s", flush=True)
+    return rows
+
+
 def main(arguments: list[str]) -> None:
     """The embedded model's rows; or, with --run, one whole run for `end_to_end`."""
     if arguments[:1] == ["--run"]:
@@ -399,7 +447,7 @@ def main(arguments: list[str]) -> None:
         for name, taken in row["parts_seconds"].items():
             print(f"{name:20} {1e3 * median(taken):8.2f} ms")
         print(f"step over UNet and rendering: {row['step_over_unet_and_rendering']:.3f}")
-    print(save("step", {"rows": rows}))
+    print(save("step", {"rows": rows, "networks": network_rows()}))
 
 
 if __name__ == "__main__":

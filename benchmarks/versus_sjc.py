@@ -120,12 +120,13 @@ class Theirs:
 class Ours:
     """A field of ours, through the public call."""
 
-    def __init__(self, field: VoxelField, cameras: Cameras, size: int, backend: str) -> None:
-        self.field, self.cameras, self.size, self.backend = field, cameras, size, backend
+    def __init__(self, field: VoxelField, cameras: Cameras, size: int, backend: str, step_ratio: float = 0.5) -> None:
+        self.field, self.cameras, self.size = field, cameras, size
+        self.options = {"backend": backend, "step_ratio": step_ratio}
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
         """Features, depth and emptiness."""
-        out = render(self.field, self.cameras, self.size, backend=self.backend, beta=BETA)
+        out = render(self.field, self.cameras, self.size, beta=BETA, **self.options)
         return out.features, out.depth, out.emptiness[0]
 
     def leaves(self) -> dict[str, Tensor]:
@@ -180,27 +181,26 @@ def cached(kind: str, options: Options) -> dict[str, list[float]]:
     """Ours on the CPU with as many samples in a grid that fits the caches: what is left is not memory."""
     small = options.resolution * 32 // 100
     field, cameras = make_field(kind, (small,) * 3), ring(1, 20.0, 1.5, 55.0)
-    up = torch.ones(1, 4, options.size, options.size)
-    ratio = 0.5 * small / options.resolution
-    times: dict[str, list[float]] = {"forward": [], "both": []}
-
-    def forward() -> Tensor:
-        return render(field, cameras, options.size, backend="cpu", step_ratio=ratio).features
-
-    for _ in range(options.repeats):
+    ours = Ours(field, cameras, options.size, "cpu", 0.5 * small / options.resolution)
+    up, times = upstream(options.size), {"forward": [], "both": []}
+    for _ in range(options.repeats + 1):
         with torch.no_grad():
-            times["forward"].append(seconds(forward, field.box.device))
-        times["both"].append(seconds(lambda: forward().backward(up), field.box.device))
-    return times
+            times["forward"].append(seconds(ours.forward, field.box.device))
+        times["both"].append(seconds(lambda: both_ways(ours, up), field.box.device))
+    return {way: taken[1:] for way, taken in times.items()}
+
+
+def upstream(size: int, device: torch.device | str = "cpu") -> Upstream:
+    """Random ones."""
+    generator = torch.Generator().manual_seed(0)
+    return Upstream(*(torch.randn(s, generator=generator).to(device) for s in ((1, 4, size, size), (1, size, size))))
 
 
 def compare(modules: tuple[Any, Any], kind: str, device: torch.device, options: Options) -> dict[str, Any]:
     """One scene on one device: every renderer's times, taken in turn, and what they agree to."""
     field = make_field(kind, (options.resolution,) * 3).to(device)
     cameras = ring(1, 20.0, 1.5, 55.0).to(device)
-    generator = torch.Generator().manual_seed(0)
-    shape = (1, options.size, options.size)
-    up = Upstream(*(torch.randn(s, generator=generator).to(device) for s in ((1, 4, *shape[1:]), shape)))
+    up = upstream(options.size, device)
     fast = choose_backend("auto", device)
     renderers: dict[str, Theirs | Ours] = {"theirs": Theirs(modules, field, cameras, options.size)}
     renderers |= {b: Ours(field, cameras, options.size, b) for b in dict.fromkeys((fast, "reference"))}

@@ -33,7 +33,6 @@ def adamax_step(
     Args:
         copy: half-precision copy of param to refresh, [..., C or more].
         bricks: maxima of a density [D, H, W] to refresh, as from `brick_maximum`; for the step before a picture.
-
         native: the compiled C++ code rather than Triton's; default: for CPU tensors.
 
     Raises:
@@ -100,7 +99,7 @@ def _update(
     if native:
         load().optimiser_step(param, grad, first, second, rate, step, beta1, beta2, epsilon, adam)
         if copy is not None:
-            copy[..., : param.shape[-1]] = param
+            copy[..., : param.shape[-1] if param.ndim else None] = param
         if bricks is not None:
             bricks.copy_(brick_maximum(param, native=True))
         return

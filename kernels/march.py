@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .bricks import bricks_shape
 from .native import serves
 
 
@@ -69,7 +70,7 @@ def march(
         ValueError: a shape, type or layout that the kernels cannot read.
         NativeError: the C++ code is wanted, and cannot be built here.
     """
-    _check((density, features, background, log_scale, c2w, fov, box), height * width, copies)
+    _check((density, features, background, log_scale, c2w, fov, box), height * width, step, native, copies)
     native = serves(density, native)
     lanes, segments = _code(native).split(len(c2w) * height * width)
     reads = (None, None) if copies is None else copies
@@ -106,16 +107,24 @@ def march_skip(
     256 grey levels) for 100^3 voxels. For previews and video; not for training, where a tiny gradient is not nothing.
     """
     scene = (density, features, background, log_scale, c2w, fov, box)
-    _check(scene, height * width)
+    _check(scene, height * width, step, native)
+    if list(bricks.shape) != bricks_shape(density):
+        raise ValueError("bricks must be what brick_maximum returns for the density")
     shape = (height, width, step, density_shift, sigmoid, beta)
     forward = _code(serves(density, native)).forward
     views = Views(*forward(scene, shape, lanes=1, segments=1, bricks=bricks, skip_below=skip_below))
     return March(*views[:3], _emptiness(views, _counted(views)))
 
 
-def _check(scene: tuple[Tensor, ...], pixels: int, copies: tuple[Tensor, Tensor] | None = None) -> None:
+def _check(
+    scene: tuple[Tensor, ...],
+    pixels: int,
+    step: float,
+    native: bool | None,
+    copies: tuple[Tensor, Tensor] | None = None,
+) -> None:
     density, features, background, *others = scene
-    _log_scale, c2w, _fov, box = others
+    _log_scale, c2w, fov, box = others
     kinds = (torch.float32, torch.float16, torch.bfloat16)
     reads = (density, features) if copies is None else copies
     channels = features.shape[-1]
@@ -123,6 +132,12 @@ def _check(scene: tuple[Tensor, ...], pixels: int, copies: tuple[Tensor, Tensor]
         raise ValueError(
             f"density {list(density.shape)} and features {list(features.shape)} are not one grid of 3 or 4"
         )
+    if 0 in density.shape or not 0 < step < float("inf"):
+        raise ValueError(f"a grid of {list(density.shape)} cannot be marched in steps of {step}")
+    if c2w.shape[1:] != (4, 4) or fov.shape != c2w.shape[:1] or box.shape != (2, 3):
+        raise ValueError("cameras are c2w [V, 4, 4] with fov [V], and the box is [2, 3]")
+    if native and any(x.device.type != "cpu" for x in (*scene, *reads)):
+        raise ValueError("the compiled code takes CPU tensors")
     if any(x.dtype not in kinds for x in (density, features, *reads)):
         raise ValueError("the kernels read float32, float16 and bfloat16 grids")
     if any(x.dtype != torch.float32 for x in (background, *others)):
@@ -170,7 +185,7 @@ def march_forward(
     native: bool | None = None,
 ) -> Saved:
     """`march` for a step that holds its own gradient buffers; half-precision copies go straight into `scene`."""
-    _check(scene, height * width)
+    _check(scene, height * width, step, native)
     native = serves(scene[0], native)
     plan = (*_code(native).split(len(scene[4]) * height * width), False, native)
     return Saved(*_march(*scene, slots, None, None, height, width, step, density_shift, sigmoid, beta, *plan))

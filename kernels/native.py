@@ -17,6 +17,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 LOG = logging.getLogger(__name__)
+_LOADING = threading.Lock()
 SOURCES = Path(__file__).parent / "csrc"
 FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-fvisibility=hidden")
 
@@ -62,19 +64,20 @@ def load() -> Any:
 
 @functools.cache
 def _load() -> Any:
-    try:
-        library = cache_folder() / f"{_key()}.so"
-        if library.exists():
-            with contextlib.suppress(OSError):  # a damaged one is built again
-                torch.ops.load_library(str(library))
-                return torch.ops.sjc_fast_cpu
-            library.unlink()
-        _check_tools()
-        torch.ops.load_library(str(_build_once(library)))
-    except NativeError as error:
-        return str(error)
-    except OSError as error:  # of the file system, or of the loader
-        return " ".join(str(error).split())
+    with _LOADING:
+        if hasattr(torch.ops.sjc_fast_cpu, "march_forward"):  # another thread was faster
+            return torch.ops.sjc_fast_cpu
+        try:
+            library = cache_folder() / f"{_key()}.so"
+            if library.exists():
+                with contextlib.suppress(OSError):  # a damaged one is built again
+                    torch.ops.load_library(str(library))
+                    return torch.ops.sjc_fast_cpu
+            _check_tools()
+            with tempfile.TemporaryDirectory(prefix="sjc-fast-") as scratch:  # what is loaded outlives its file
+                torch.ops.load_library(str(_build_once(library, Path(scratch))))
+        except (NativeError, OSError, ValueError) as error:  # ours, the file system's, of words that do not split
+            return " ".join(str(error).split())
     return torch.ops.sjc_fast_cpu
 
 
@@ -82,11 +85,14 @@ def cache_folder() -> Path:
     """Where built libraries are kept: $SJC_FAST_CACHE, else sjc-fast in the user's cache folder."""
     if own := os.environ.get("SJC_FAST_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sjc-fast"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sjc-fast"
+    except RuntimeError:
+        raise NativeError("there is no home folder to keep the compiled code in: set SJC_FAST_CACHE") from None
 
 
 def _compiler() -> list[str]:
-    return shlex.split(os.environ.get("CXX") or "c++")
+    return shlex.split(os.environ.get("CXX", "")) or ["c++"]
 
 
 def _own_flags() -> list[str]:
@@ -95,9 +101,10 @@ def _own_flags() -> list[str]:
 
 
 def _key() -> str:
-    """Changes with whatever could make another library: sources, flags, compiler, PyTorch, Python, machine."""
+    """Changes with what makes another library: sources, flags, compiler's name, PyTorch, Python, system, C library."""
     found = hashlib.sha256()
-    parts = [torch.__version__, sys.version, platform.system(), platform.machine(), *_compiler(), *FLAGS, *_own_flags()]
+    machine = [platform.system(), platform.machine(), *platform.libc_ver()]
+    parts = [torch.__version__, sys.version, *machine, *_compiler(), *FLAGS, *_own_flags()]
     found.update("\0".join(parts).encode())
     for path in sorted(SOURCES.iterdir()):
         found.update(path.name.encode() + path.read_bytes())
@@ -112,18 +119,23 @@ def _check_tools() -> None:
         raise NativeError(f"there is no C++ compiler ({compiler[0]}); Debian and Ubuntu: apt install g++")
 
 
-def _build_once(library: Path) -> Path:
-    """Build into the cache, one process at a time; without a cache that can be written, build for this process."""
+def _build_once(library: Path, scratch: Path) -> Path:
+    """Build into the cache, one process at a time; where it cannot be written, into `scratch`, for this process."""
+    before = _changed(library)
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
         with _locked(library.with_suffix(".lock")):
-            if not library.exists():  # another process may have built it meanwhile
-                with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-                    os.replace(_build(Path(scratch)), library)
+            if _changed(library) == before:  # else another process has built it meanwhile
+                with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+                    os.replace(_build(Path(folder)), library)
         return library
-    except PermissionError:
-        LOG.warning("%s cannot be written: the CPU renderer is compiled anew in every run", library.parent)
-        return _build(Path(tempfile.mkdtemp(prefix="sjc-fast-")))
+    except OSError as error:
+        LOG.warning("%s: %s: the CPU renderer is compiled anew in every run", library.parent, error.strerror or error)
+        return _build(scratch)
+
+
+def _changed(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 @contextlib.contextmanager
@@ -143,9 +155,9 @@ def _build(folder: Path) -> Path:
     if "clang" not in _version(_compiler()) and platform.system() == "Linux":
         flags.append("-fopenmp")  # for at::parallel_for; not linked: PyTorch has brought the runtime. See parallel.h
     with _ninja_on_path():
-        from torch.utils import cpp_extension
-
         try:
+            from torch.utils import cpp_extension
+
             cpp_extension.load(
                 "sjc_fast_cpu",
                 [str(path) for path in sorted(SOURCES.glob("*.cpp"))],
@@ -154,6 +166,9 @@ def _build(folder: Path) -> Path:
                 build_directory=str(folder),
                 is_python_module=False,
             )
+        except OSError as error:
+            hint = "set SJC_FAST_CACHE to a folder that programs may run from"
+            raise NativeError(f"what was compiled does not load: {_first_error(str(error))}; {hint}") from None
         except Exception as error:  # whatever the build raises, the reference renderer works
             raise NativeError(f"the C++ code does not compile: {_first_error(str(error))}") from None
     LOG.info("compiled in %.0f s", time.monotonic() - started)

@@ -88,7 +88,7 @@ class Step:
             views.opacity.detach().mean(),
             views.emptiness.detach().mean(),
             update.square().mean().sqrt(),
-            self.field.density.detach().sum() + self.field.features.detach().sum(),
+            sum(parameter.detach().sum() for parameter in self.field.parameters()),
         )
 
     def render(self, row: Row) -> Views:

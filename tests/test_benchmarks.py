@@ -130,7 +130,7 @@ def test_a_comparison_needs_the_authors_code(tmp_path):
 
 def test_our_side_of_the_comparison():
     field, cameras = make_field("fog", (20, 20, 20)), make_cameras("outside")[:1]
-    up = versus_sjc.Upstream(torch.ones(1, 4, 8, 8), torch.ones(1, 8, 8))
+    up = versus_sjc.upstream(8)
     found = []
     for backend in ("cpu", "reference"):
         ours = versus_sjc.Ours(field, cameras, 8, backend)

@@ -106,6 +106,48 @@ def test_extreme_scenes_against_float64(code, kind):
     assert_matches(run(field, cameras, 12, code.backend), run(truth_field, truth_cameras, 12, "reference"))
 
 
+@pytest.mark.parametrize("shape", [(9, 1, 11), (1, 8, 10), (12, 7, 1), (1, 1, 1), (2, 2, 2)], ids=str)
+def test_thin_grids_with_something_else_around_them(code, shape):
+    """Rays along a layer one voxel thick; what lies beside the grid in memory is NaN, and is not read."""
+    around = torch.full((8, 8, 8 * 12 * 12), float("nan"), device=code.device)
+    field = make_field("random", shape).to(code.device)
+    for name in ("density", "features"):
+        tensor = getattr(field, name)
+        inside = around[0 if name == "density" else 4].reshape(-1)[1000 : 1000 + tensor.numel()].view(tensor.shape)
+        inside.copy_(tensor.detach())
+        tensor.data = inside
+    for azimuth in (0.0, 90.0):
+        camera = orbit(torch.tensor([azimuth]), torch.tensor([0.0]), 2.0, 50.0).to(code.device)
+        truth_field, truth_camera, _ = doubled(field, camera)
+        assert_matches(run(field, camera, (5, 7), code.backend), run(truth_field, truth_camera, (5, 7), "reference"))
+
+
+@pytest.mark.parametrize("channel", range(4))
+@pytest.mark.parametrize("activation", ["raw", "sigmoid"])
+def test_each_channel_has_its_gradient(code, channel, activation):
+    field, cameras = make_field("solid").to(code.device), make_cameras("outside")[:1].to(code.device)
+    field.activation = activation
+    found = []
+    for backend in (code.backend, "reference"):
+        out = render(field, cameras, 8, backend=backend)
+        (gradient,) = torch.autograd.grad(out.features[:, channel].sum(), field.features)
+        found.append(gradient)
+    assert bool((found[0][..., channel] != 0).any())
+    assert relative_rmse(*found) < 1e-5
+
+
+@pytest.mark.parametrize("parameter", ["density", "features", "density_scale"])
+def test_what_is_not_a_number_shows(code, parameter):
+    """A broken field does not look like empty space."""
+    field, cameras = make_field("fog").to(code.device), make_cameras("outside")[:1].to(code.device)
+    getattr(field, parameter).data.fill_(float("nan"))
+    with torch.no_grad():
+        features = render(field, cameras, 6, backend=code.backend).features
+        truth = render(field, cameras, 6, backend="reference").features
+    assert bool(truth.isnan().any())
+    assert torch.equal(features.isnan(), truth.isnan())
+
+
 @pytest.mark.parametrize("camera", ["edge-on", "away"])
 def test_rays_along_faces_and_rays_that_miss(code, camera):
     """In a plane of the box a ray's entry is 0/0: it counts as a miss, as in the reference in the same precision."""
@@ -393,6 +435,12 @@ def test_what_the_kernels_cannot_read_is_refused(code):
         march(density, features, torch.zeros(3, 4, device=code.device), *rest, **options)
     with pytest.raises(ValueError, match="must be contiguous"):
         march(density, features.permute(1, 0, 2, 3).contiguous().permute(1, 0, 2, 3), background, *rest, **options)
+    with pytest.raises(ValueError, match="cameras are c2w"):
+        march(density, features, background, log_scale, c2w[:, :3], fov, box, **options)
+    with pytest.raises(ValueError, match="cannot be marched in steps of 0"):
+        march(density, features, background, *rest, **(options | {"step": 0.0}))
+    with pytest.raises(ValueError, match="what brick_maximum returns"):
+        march_skip(density, features, background, *rest, torch.zeros(3, 3, 3, device=code.device), **options)
     with pytest.raises(ValueError, match="cameras and box must be float32"):
         march(density, features, background, log_scale, c2w.double(), fov, box, **options)
 

@@ -1,5 +1,6 @@
 """The compiled CPU kernels: how they are built and found, what happens without them, threads, and both code paths."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -120,10 +121,23 @@ def test_asked_for_and_not_there_is_an_error(tmp_path):
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, caplog):
     """The library is built for this process alone."""
     monkeypatch.setattr(native, "_build", lambda folder: folder / "sjc_fast_cpu.so")
-    monkeypatch.setattr(native, "_locked", lambda path: (_ for _ in ()).throw(PermissionError(path)))
-    built = native._build_once(tmp_path / "there" / "key.so")
-    assert built.parent != tmp_path / "there"
-    assert "cannot be written" in caplog.text
+    monkeypatch.setattr(native, "_locked", lambda path: (_ for _ in ()).throw(OSError(errno.EROFS, "read-only")))
+    assert native._build_once(tmp_path / "there" / "key.so", tmp_path / "own") == tmp_path / "own" / "sjc_fast_cpu.so"
+    assert "read-only: the CPU renderer is compiled anew in every run" in caplog.text
+
+
+@pytest.mark.parametrize("value", [" ", "'", "no-such-compiler -O2"])
+def test_a_compiler_that_cannot_be_is_one_line(tmp_path, value):
+    out, err = start("print(native.problem())", tmp_path, CXX=value).communicate()
+    assert out.count("\n") == 1
+    assert "compile" in out or "quotation" in out
+    assert "Traceback" not in err
+
+
+def test_no_home(tmp_path):
+    code = "import pathlib\npathlib.Path.home = lambda: (_ for _ in ()).throw(RuntimeError())\nprint(native.problem())"
+    out, _ = start(code, "", XDG_CACHE_HOME="").communicate()
+    assert out == "there is no home folder to keep the compiled code in: set SJC_FAST_CACHE\n"
 
 
 def test_the_portable_code_is_the_other_code(tmp_path):

@@ -221,5 +221,7 @@ def test_bad_arguments():
         render(field, camera, 8, backend="vulkan")
     with pytest.raises(ValueError, match="at least one pixel"):
         render(field, camera, 0)
+    with pytest.raises(ValueError, match="step_ratio must be positive, not 0"):
+        render(field, camera, 8, step_ratio=0)
     with pytest.raises(ValueError, match=r"background must be \[2, 3\]"):
         render(field, camera, 8, background=torch.zeros(3))

@@ -189,6 +189,7 @@ void march_backward(
 void optimiser_step(
     const Tensor& parameter, const Tensor& gradient, const Tensor& first, const Tensor& second, const Tensor& rate,
     const Tensor& step, double beta1, double beta2, double epsilon, bool adam) {
+  if (!parameter.numel()) return;
   const double number = step.item<double>();
   Update u{};
   u.parameter = parameter.data_ptr<float>(), u.gradient = gradient.data_ptr<float>();

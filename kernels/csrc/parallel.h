@@ -22,24 +22,36 @@ inline void invoke_parallel(int64_t begin, int64_t end, int64_t grain, const F& 
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+#include <atomic>
+#include <exception>
+
 namespace at::internal {
 template <typename F>
 inline void invoke_parallel(int64_t begin, int64_t end, int64_t grain, const F& f) {
   struct Team {
     int64_t begin, end, grain;
     const F& f;
+    std::atomic_flag failed = ATOMIC_FLAG_INIT;
+    std::exception_ptr error;
+
     static void member(void* of) {
-      const Team& team = *static_cast<Team*>(of);
+      Team& team = *static_cast<Team*>(of);
       int64_t threads = omp_get_num_threads();
       if (team.grain > 0) threads = std::min(threads, divup(team.end - team.begin, team.grain));
       const int64_t share = divup(team.end - team.begin, threads), from = team.begin + omp_get_thread_num() * share;
       if (from < team.end) {
-        ThreadIdGuard guard(omp_get_thread_num());
-        team.f(from, std::min(team.end, from + share));
+        try {
+          ThreadIdGuard guard(omp_get_thread_num());
+          team.f(from, std::min(team.end, from + share));
+        } catch (...) {
+          if (!team.failed.test_and_set()) team.error = std::current_exception();
+        }
       }
     }
   } team{begin, end, grain, f};
   GOMP_parallel(Team::member, &team, 0, 0);
+  if (team.error) std::rethrow_exception(team.error);
 }
 }  // namespace at::internal
 #else

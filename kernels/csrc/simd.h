@@ -18,7 +18,6 @@ constexpr int WIDTH = 8;
 typedef float f8 __attribute__((vector_size(32)));
 typedef int32_t i8 __attribute__((vector_size(32)));
 typedef float f4 __attribute__((vector_size(16)));
-typedef int32_t i4 __attribute__((vector_size(16)));
 
 #ifdef __clang__
 #define SHUFFLE8(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -45,8 +44,9 @@ INLINE void store(void* p, V v) {
 
 INLINE f8 pick(i8 mask, f8 a, f8 b) { return (f8)((mask & (i8)a) | (~mask & (i8)b)); }
 INLINE f8 keep(i8 mask, f8 a) { return (f8)(mask & (i8)a); }
-INLINE f8 smaller(f8 a, f8 b) { return pick((i8)(a < b), a, b); }
-INLINE f8 larger(f8 a, f8 b) { return pick((i8)(a > b), a, b); }
+// A NaN in `a` stays one.
+INLINE f8 smaller(f8 a, f8 b) { return pick((i8)(b < a), b, a); }
+INLINE f8 larger(f8 a, f8 b) { return pick((i8)(b > a), b, a); }
 INLINE f8 absolute(f8 a) { return (f8)((i8)a & splat(0x7fffffff)); }
 INLINE f8 to_float(i8 a) { return __builtin_convertvector(a, f8); }
 

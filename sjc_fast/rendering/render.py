@@ -81,11 +81,13 @@ def render(
 
     Raises:
         UserError: no such backend, or not on this device.
-        ValueError: an impossible size or a background of the wrong shape.
+        ValueError: an impossible size, step_ratio, or a background of the wrong shape.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
         raise ValueError(f"an image needs at least one pixel a side, not {height} x {width}")
+    if not 0 < step_ratio < float("inf"):
+        raise ValueError(f"step_ratio must be positive, not {step_ratio}")
     if background is not None and background.shape != (len(cameras), field.channels):
         raise ValueError(f"background must be [{len(cameras)}, {field.channels}], not {list(background.shape)}")
     if backend == "auto" and field.density.dtype == torch.float64:
