@@ -70,8 +70,8 @@ def march(
         ValueError: a shape, type or layout that the kernels cannot read.
         NativeError: the C++ code is wanted, and cannot be built here.
     """
-    _check((density, features, background, log_scale, c2w, fov, box), height * width, step, native, copies)
     native = serves(density, native)
+    _check((density, features, background, log_scale, c2w, fov, box), height * width, step, native, copies)
     lanes, segments = _code(native).split(len(c2w) * height * width)
     reads = (None, None) if copies is None else copies
     out = _march(
@@ -107,11 +107,12 @@ def march_skip(
     256 grey levels) for 100^3 voxels. For previews and video; not for training, where a tiny gradient is not nothing.
     """
     scene = (density, features, background, log_scale, c2w, fov, box)
+    native = serves(density, native)
     _check(scene, height * width, step, native)
     if list(bricks.shape) != bricks_shape(density):
         raise ValueError("bricks must be what brick_maximum returns for the density")
     shape = (height, width, step, density_shift, sigmoid, beta)
-    forward = _code(serves(density, native)).forward
+    forward = _code(native).forward
     views = Views(*forward(scene, shape, lanes=1, segments=1, bricks=bricks, skip_below=skip_below))
     return March(*views[:3], _emptiness(views, _counted(views)))
 
@@ -120,7 +121,7 @@ def _check(
     scene: tuple[Tensor, ...],
     pixels: int,
     step: float,
-    native: bool | None,
+    native: bool,
     copies: tuple[Tensor, Tensor] | None = None,
 ) -> None:
     density, features, background, *others = scene
@@ -185,8 +186,8 @@ def march_forward(
     native: bool | None = None,
 ) -> Saved:
     """`march` for a step that holds its own gradient buffers; half-precision copies go straight into `scene`."""
-    _check(scene, height * width, step, native)
     native = serves(scene[0], native)
+    _check(scene, height * width, step, native)
     plan = (*_code(native).split(len(scene[4]) * height * width), False, native)
     return Saved(*_march(*scene, slots, None, None, height, width, step, density_shift, sigmoid, beta, *plan))
 
