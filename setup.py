@@ -20,7 +20,11 @@ setup(
     # A top-level module named ``kernels`` would shadow a PyPI package that diffusers and transformers probe for.
     package_dir={"sjc_fast": "sjc_fast", "sjc_fast.kernels": "kernels"},
     packages=[*find_packages(include=["sjc_fast", "sjc_fast.*"]), "sjc_fast.kernels"],
-    package_data={"sjc_fast.shapes": ["weights/*", "weights/*/*"], "sjc_fast.kernels": ["csrc/*"]},
+    package_data={
+        "sjc_fast.shapes": ["weights/*", "weights/*/*"],
+        "sjc_fast.kernels": ["csrc/*"],
+        "sjc_fast.export": ["templates/*"],
+    },
     install_requires=[
         "torch>=2.11",
         f"triton>=3.6; {LINUX}",
@@ -34,6 +38,12 @@ setup(
         "scikit-image>=0.24",
         "imageio>=2.35",
         "imageio-ffmpeg>=0.5",
+        "pillow>=10.1",
+        "jinja2>=3.1",
+        "scipy>=1.11",
+        "xatlas>=0.0.9",
+        "fast-simplification>=0.1.9",
+        "embreex>=2.17.7",
         "trimesh>=4.4",
         "tensorboard>=2.17",
         "tqdm>=4.66",

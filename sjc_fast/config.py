@@ -128,8 +128,8 @@ class OutputConfig:
     turntable_fps: int = 24
     elevation: float = 20.0
     """Of the turntable, degrees."""
-    mesh_iso: float = 10.0
-    """Density of the surface that is extracted as a mesh."""
+    mesh_iso: float | None = None
+    """Density of the surface that is extracted as a mesh; default the one with the volume's silhouettes."""
 
 
 @dataclass

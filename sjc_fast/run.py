@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +18,11 @@ from .cameras import Cameras, ring
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig, load_yaml, save_yaml
 from .errors import UserError
-from .export.mesh import extract_mesh, save_mesh
 from .export.pictures import contact_sheet, save_picture, take_pictures
+from .export.report import write_report
 from .export.video import frames_of, save_video
 from .field import VoxelField
+from .journal import Journal
 from .rendering import choose_backend
 from .scores.load import load_score_model
 from .scores.protocol import ScoreModel
@@ -133,6 +135,7 @@ def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None
         UserError: a wrong input, no space, or a NaN (the last good checkpoint is kept).
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is written first.
     """
+    started = time.monotonic()
     check_early(config)
     if config.lora:
         config = replace(config, lora=config.lora.absolute())  # so that the run can be resumed from anywhere
@@ -154,12 +157,18 @@ def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None
             trainer.restore(load_checkpoint(config.resume / CHECKPOINT))
         model.prepare_decoder()  # a VAE that does not load is met now, not in the middle of the run
         folder = make_folder(config)
+        journal = Journal(folder, len(trainer.schedule), trainer.position)
+        journal.add("loading", time.monotonic() - started)
         try:
             reporter.start(trainer, folder)
-            train(trainer, folder, reporter)
-            finish(trainer, folder, reporter)
+            with journal.ending(trainer, Interrupted, device=_device_name(device), renderer=backend):
+                train(trainer, folder, reporter, journal)
+                journal.phase("mesh and video")
+                journal.results |= finish(trainer, folder, reporter)
         finally:
             reporter.close()
+            if journal.status != "failed":
+                write_report(folder)
     except torch.OutOfMemoryError as error:
         raise UserError(
             "the device has too little memory: lower --field.resolution, --views or --log.turntable-size, or raise "
@@ -175,9 +184,16 @@ def load_model(config: TrainConfig, device: torch.device) -> ScoreModel:
     return load_score_model(config.model, device, dtype, **options)
 
 
-def train(trainer: Trainer, folder: Path, reporter: Reporter) -> None:
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"the CPU, {torch.get_num_threads()} threads"
+
+
+def train(trainer: Trainer, folder: Path, reporter: Reporter, journal: Journal) -> None:
     """Take the steps that are left, with their regular work."""
     readout, every = Readout(trainer.log), trainer.config.log.metrics_every
+    journal.phase("training")
     with stop_requests() as stop:
         for position in trainer.remaining():
             reporter.step(position)
@@ -188,7 +204,8 @@ def train(trainer: Trainer, folder: Path, reporter: Reporter) -> None:
                 if not math.isfinite(metrics["field"]):
                     raise _bad_field(trainer, folder)
                 reporter.measured(at, metrics)
-            _regular_work(trainer, folder, reporter, position, stopping=bool(stop))
+                journal.measured(at, metrics)
+            _regular_work(trainer, folder, reporter, journal, position, stopping=bool(stop))
 
 
 def _bad_field(trainer: Trainer, folder: Path) -> UserError:
@@ -198,17 +215,29 @@ def _bad_field(trainer: Trainer, folder: Path) -> UserError:
     return UserError(f"the field holds NaN or infinity at step {step}; {where}; try a lower --optimizer.lr")
 
 
-def _regular_work(trainer: Trainer, folder: Path, reporter: Reporter, position: int, *, stopping: bool) -> None:
+def _save(trainer: Trainer, folder: Path) -> None:
+    if not trainer.is_finite():
+        raise _bad_field(trainer, folder)
+    save_checkpoint(folder / CHECKPOINT, trainer.checkpoint())
+
+
+def _regular_work(
+    trainer: Trainer, folder: Path, reporter: Reporter, journal: Journal, position: int, *, stopping: bool
+) -> None:
     """Checkpoint and preview where they are due; stop where that was asked for, or at a NaN."""
     log, last = trainer.config.log, position == len(trainer.schedule)
-    if stopping or last or position % log.checkpoint_every == 0:
-        if not trainer.is_finite():
-            raise _bad_field(trainer, folder)
-        save_checkpoint(folder / CHECKPOINT, trainer.checkpoint())
-    if position % log.preview_every == 0 or last:
-        picture = preview(trainer, decoded=last or log.preview == "decoded")
-        save_picture(picture, folder / "preview.png")
-        reporter.preview(position, picture)
+    checkpoint, picture = position % log.checkpoint_every == 0, position % log.preview_every == 0
+    if not (stopping or last or checkpoint or picture):
+        return
+    journal.phase("previews and checkpoints")
+    if stopping or last or checkpoint:
+        _save(trainer, folder)
+    if last or picture:
+        view = preview(trainer, decoded=last or log.preview == "decoded")
+        save_picture(view, folder / "preview.png")
+        journal.preview(position, view)
+        reporter.preview(position, view)
+    journal.phase("training")
     if stopping and not last:
         raise Interrupted(folder)
 
@@ -254,20 +283,28 @@ def preview(trainer: Trainer, decoded: bool = True) -> torch.Tensor:
     return contact_sheet(rgb, depth)
 
 
-def finish(trainer: Trainer, folder: Path, reporter: Reporter) -> None:
-    """Write the field, its mesh and its turntable."""
+def finish(trainer: Trainer, folder: Path, reporter: Reporter) -> dict[str, Any]:
+    """Write the field, its mesh and its turntable. Returns what there is to say about them."""
+    from .export.mesh import save_mesh
+    from .export.surface import surface_of
+
     config, field, model = trainer.config, trainer.field, trainer.model
     field.save(folder / FIELD)
+    background, results = display_background(config), {}
+    lens = (config.cameras.radius, sum(config.cameras.fov) / 2)
+    size = max(128, trainer.size * model.upscale)
     try:
-        mesh = extract_mesh(field, config.log.mesh_iso)
+        options = {"size": size, "iso": config.log.mesh_iso, "backend": config.backend}
+        mesh, results["mesh"] = surface_of(field, model, *lens, background, **options)
     except UserError as error:  # a foggy object has no surface, and is still a result
         reporter.note(f"no mesh: {error}")
     else:
         save_mesh(mesh, folder / "mesh.ply")
     cameras = orbit_cameras(config, config.log.turntable_frames).to(trainer.device)
     size = config.log.turntable_size or max(256, model.size * model.upscale)
-    frames = frames_of(field, model, cameras, size, display_background(config), config.backend)
+    frames = frames_of(field, model, cameras, size, background, config.backend)
     save_video(frames, folder / "turntable.mp4", config.log.turntable_fps)
+    return results
 
 
 def open_run(folder: Path) -> tuple[TrainConfig, VoxelField]:

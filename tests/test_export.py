@@ -5,11 +5,15 @@ import math
 import av
 import pytest
 import torch
+import trimesh
 from PIL import Image
+from plyfile import PlyData
 
 from sjc_fast import MixtureModel, UserError, VoxelField, orbit
-from sjc_fast.export.mesh import extract_mesh, save_mesh
+from sjc_fast.export.mesh import choose_iso, extract_mesh, keep_large, save_mesh, simplify
 from sjc_fast.export.pictures import contact_sheet, save_picture, take_pictures
+from sjc_fast.export.raycast import camera_hits, render_mesh, silhouettes
+from sjc_fast.export.surface import surface_of
 from sjc_fast.export.video import save_video
 
 CENTRE, RADIUS = torch.tensor([0.3, -0.2, 0.1]), 0.5
@@ -40,11 +44,112 @@ def test_mesh_lies_where_the_object_does(mesh):
     assert mesh.volume == pytest.approx(4 / 3 * torch.pi * RADIUS**3, rel=0.02)  # positive: faces look outwards
 
 
-def test_mesh_colours_are_the_fields(mesh):
-    x, colours = torch.from_numpy(mesh.vertices[:, 0].copy()), torch.from_numpy(mesh.visual.vertex_colors[:, :3].copy())
-    assert bool((colours[x > CENTRE[0] + 0.06, 0] > 240).all())
-    assert bool((colours[x > CENTRE[0] + 0.06, 2] < 15).all())
-    assert bool((colours[x < CENTRE[0] - 0.06, 2] > 240).all())
+WHITE = (1.0, 1.0, 1.0)
+
+
+class Painter(MixtureModel):
+    """A latent model whose decoder is known: four channels at half the size, decoded to swapped and enlarged RGB."""
+
+    latent, upscale = True, 2
+
+    def decode(self, features):
+        rgb = (features.detach()[:, [2, 0, 1]] / 12 + 0.5).clamp(0, 1)
+        return rgb.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+
+
+def pixel_model():
+    return MixtureModel(torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("texture", [None, 256])
+def test_colours_of_the_surface_are_the_volumes(texture):
+    """Red for larger x and blue for smaller, on the mesh's own pictures as on the volume's."""
+    options = {"size": 96, "faces": 3000, "texture": texture}
+    mesh, figures = surface_of(sphere(), pixel_model(), 2.5, 45.0, WHITE, **options)
+    assert figures["watertight"]
+    assert figures["faces"] <= 3000
+    assert figures["psnr"] > 25
+    assert mesh.visual.kind == ("texture" if texture else "vertex")
+    cameras = orbit(torch.tensor([180.0, 0.0]), torch.zeros(2), 2.5, 45.0)
+    right, left = render_mesh(mesh, cameras, 33, torch.ones(3))[:, :, 18, 16]
+    assert right.tolist() == pytest.approx([1, 0, 0], abs=0.06)
+    assert left.tolist() == pytest.approx([0, 0, 1], abs=0.06)
+
+
+def test_colours_of_a_latent_model_go_through_its_decoder():
+    field = sphere(channels=4)
+    field.features.data[..., :] = torch.tensor([6.0, -6.0, -6.0, 1.0])  # a decoder that swaps channels makes it green
+    field.background.data[:] = 0.0
+    model = Painter(torch.zeros(1, 4, 8, 8))
+    mesh, figures = surface_of(field, model, 2.5, 45.0, None, size=128, faces=1500)
+    colours = mesh.visual.vertex_colors[:, :3].astype(int)
+    assert colours[:, 1].min() > 190
+    assert colours[:, [0, 2]].max() < 70
+    assert figures["psnr"] > 22
+
+
+def test_rays_meet_the_mesh_where_the_ball_is(mesh):
+    camera = orbit(torch.tensor([40.0]), torch.tensor([10.0]), 2.5, 45.0)
+    hits = camera_hits(mesh, camera, 33)
+    origins, directions = camera.rays(33, 33)
+    to_centre = CENTRE - origins[0]
+    along = (directions[0].reshape(-1, 3) * to_centre).sum(dim=-1)
+    across = (to_centre.norm() ** 2 - along**2).clamp_min(0).sqrt()
+    truth = along - (RADIUS**2 - across**2).clamp_min(0).sqrt()
+    sure = (across - RADIUS).abs() > 0.03
+    assert torch.equal(torch.from_numpy(hits.face >= 0)[sure], (across < RADIUS)[sure])
+    inside = across < RADIUS - 0.05
+    assert float((torch.from_numpy(hits.distance).float() - truth)[inside].abs().max()) < 0.02
+    assert abs(hits.weights[hits.face >= 0].sum(axis=1) - 1).max() < 1e-6
+
+
+def test_views_that_cannot_see_a_point_do_not_colour_it():
+    """Two balls, red in front of green: where the red one hides the green one, no red gets onto the green."""
+    field = sphere()
+    axis = (torch.arange(48) + 0.5) * 2 / 48 - 1
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    near, far = (((x - c) ** 2 + y**2 + z**2).sqrt() for c in (-0.5, 0.4))
+    field.density.data = torch.maximum(0.3 - near, 0.4 - far) * 200
+    red, green = torch.tensor([6.0, -6.0, -6.0]), torch.tensor([-6.0, 6.0, -6.0])
+    field.features.data = torch.where((x < -0.1)[..., None], red, green)
+    mesh, _ = surface_of(field, pixel_model(), 2.5, 45.0, WHITE, size=128)
+    x, colours = mesh.vertices[:, 0], mesh.visual.vertex_colors[:, :3].astype(int)
+    assert len(mesh.split()) == 2
+    assert colours[x > -0.1, 0].max() < 90
+    assert colours[x < -0.1, 1].max() < 90
+
+
+def test_the_iso_level_matches_the_silhouettes():
+    field = sphere()
+    iso = choose_iso(field, 2.5, 45.0)
+    cameras = orbit(torch.tensor([70.0, 200.0]), torch.tensor([5.0, 30.0]), 2.5, 45.0)
+    seen = silhouettes(extract_mesh(field, iso), cameras, 96)
+    solid = take_pictures(field, pixel_model(), cameras, 96, WHITE)[1][:, 0] > 0.1
+    assert float((seen & solid).sum() / (seen | solid).sum()) > 0.95
+
+
+def test_fog_has_no_surface():
+    field = VoxelField(16, 3)
+    field.density.data.fill_(-6.0)
+    with pytest.raises(UserError, match=r"the object is fog, .* train for more steps, or give an --iso below that"):
+        choose_iso(field, 2.5, 45.0)
+
+
+def test_floaters_and_hollows_are_left_out():
+    """A shell with a cavity and a speck beside it: one closed piece is left, and it looks outwards."""
+    field = sphere()
+    axis = (torch.arange(48) + 0.5) * 2 / 48 - 1
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    distance = (x**2 + y**2 + z**2).sqrt()
+    speck = 0.06 - ((x - 0.85) ** 2 + (y - 0.85) ** 2 + (z - 0.85) ** 2).sqrt()
+    field.density.data = torch.maximum(0.15 - (distance - 0.5).abs(), speck) * 200
+    whole = extract_mesh(field, math.log1p(math.exp(-1)))
+    assert len(whole.split()) == 3
+    kept = keep_large(whole)
+    assert len(kept.split()) == 1
+    assert kept.is_watertight
+    assert kept.volume == pytest.approx(4 / 3 * math.pi * 0.65**3, rel=0.05)
+    assert len(simplify(kept, 500).faces) <= 500
 
 
 def test_mesh_closes_at_the_box(tmp_path):
@@ -55,6 +160,30 @@ def test_mesh_closes_at_the_box(tmp_path):
     for kind in ("ply", "glb", "obj"):
         save_mesh(mesh, tmp_path / f"m.{kind}")
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("kind", ["glb", "obj", "ply"])
+def test_other_software_reads_the_files(tmp_path, kind):
+    """Trimesh and, for what it can say, plyfile; the colours are still those of the volume."""
+    options = {"size": 64, "faces": 1000, "texture": None if kind == "ply" else 128}
+    mesh, _ = surface_of(sphere(), pixel_model(), 2.5, 45.0, WHITE, **options)
+    written = save_mesh(mesh, tmp_path / f"ball.{kind}")
+    names = {"glb": ["ball.glb"], "ply": ["ball.ply"], "obj": ["ball.mtl", "ball.obj", "ball.png"]}[kind]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names == sorted(p.name for p in written)
+    read = trimesh.load(tmp_path / f"ball.{kind}", force="mesh", process=False)
+    assert len(read.faces) == len(mesh.faces)
+    assert read.visual.kind == ("vertex" if kind == "ply" else "texture")
+    cameras = orbit(torch.tensor([90.0, 210.0]), torch.tensor([10.0, -20.0]), 2.5, 45.0)
+    mine, theirs = (render_mesh(m, cameras, 48, torch.ones(3)) for m in (mesh, read))
+    assert float((mine - theirs).square().mean()) < 1e-4
+    if kind == "ply":
+        names = {p.name for p in PlyData.read(tmp_path / "ball.ply")["vertex"].properties}
+        assert {"x", "y", "z", "nx", "ny", "nz", "red", "green", "blue"} <= names
+
+
+def test_a_mesh_that_cannot_be_written(tmp_path, mesh):
+    with pytest.raises(UserError, match="cannot write the mesh"):
+        save_mesh(mesh, tmp_path / "nowhere" / "m.glb")
 
 
 def test_nothing_above_the_iso_level():

@@ -18,7 +18,8 @@ from ..errors import UserError
 COMMANDS = {
     "train": "make a 3D object from a prompt",
     "render": "pictures and turntables of a finished or running run",
-    "export": "a mesh of a run",
+    "export": "a mesh of a run, with a texture",
+    "gallery": "one page that shows many runs",
     "models": "the score models that can be loaded, and the words the embedded one knows",
     "doctor": "what this machine has, what is missing, and how to get it",
 }

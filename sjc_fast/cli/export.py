@@ -1,4 +1,4 @@
-"""`sjc-fast export`: a mesh of a run."""
+"""`sjc-fast export`: a mesh of a run, in its true colours."""
 
 from __future__ import annotations
 
@@ -10,35 +10,72 @@ from typing import Annotated, Literal
 import tyro
 
 from ..errors import UserError
-from ..export.mesh import extract_mesh, save_mesh
-from ..run import open_run
+from ..run import display_background, open_run
+from ..scores.load import load_score_model
+from ..settings import pick_device
 from . import parse
 
 
 @dataclass
 class ExportOptions:
-    """The surface of a run's object, with vertex colours."""
+    """The surface of a run's object, in the colours that its volume shows from all around."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
-    format: Literal["ply", "glb", "obj"] = "ply"
+    format: Literal["glb", "obj", "ply"] = "glb"
+    """glb and obj have a UV texture, ply colours at its vertices."""
     output: Path | None = None
     """Default mesh.<format> in the run folder."""
     iso: float | None = None
-    """Density of the surface; default the run's log.mesh_iso."""
+    """Density of the surface; default the one whose silhouettes match the volume's."""
+    faces: int = 20_000
+    """Faces at most; the surface is simplified to about so many."""
+    texture: int = 1024
+    """Texels a side."""
+    size: int = 256
+    """Pixels a side of the views that the colours are taken from, at least what the model makes."""
+    device: str = "auto"
+    backend: str = "auto"
 
 
 def main(arguments: list[str]) -> None:
-    """Extract, write, and say how large it is."""
+    """Extract, colour, write, and say how good it is."""
     options = parse(ExportOptions, arguments, "export")
     output = options.output or options.run / f"mesh.{options.format}"
+    _check(options, output)
+    config, field = open_run(options.run)
+    device = pick_device(options.device)
+    from ..export.mesh import save_mesh
+    from ..export.surface import surface_of
+
+    model, field = load_score_model(config.model, device), field.to(device)
+    mesh, figures = surface_of(
+        field,
+        model,
+        config.cameras.radius,
+        sum(config.cameras.fov) / 2,
+        display_background(config),
+        size=max(options.size, model.size * model.upscale),
+        iso=options.iso,
+        faces=options.faces,
+        texture=None if options.format == "ply" else options.texture,
+        backend=options.backend,
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for path in save_mesh(mesh, output):
+        print(path)
+    closed = "watertight" if figures["watertight"] else "not watertight"
+    print(
+        f"{figures['vertices']} vertices, {figures['faces']} faces, {closed}, iso-level {figures['iso']:g}; "
+        f"PSNR against the volume {figures['psnr']:.1f} dB"
+    )
+
+
+def _check(options: ExportOptions, output: Path) -> None:
     if output.suffix != f".{options.format}":
         raise UserError(f"--output {output}: a {options.format} file ends in .{options.format}")
-    config, field = open_run(options.run)
-    iso = config.log.mesh_iso if options.iso is None else options.iso
-    if not 0 < iso < math.inf:
-        raise UserError(f"--iso {iso:g}: a density is positive")
-    mesh = extract_mesh(field, iso)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    save_mesh(mesh, output)
-    print(f"{output}: {len(mesh.vertices)} vertices, {len(mesh.faces)} faces")
+    if options.iso is not None and not 0 < options.iso < math.inf:
+        raise UserError(f"--iso {options.iso:g}: a density is positive")
+    for name, low, high in (("faces", 16, 10**7), ("texture", 16, 8192), ("size", 16, 4096)):
+        if not low <= getattr(options, name) <= high:
+            raise UserError(f"--{name} {getattr(options, name)}: between {low} and {high}")

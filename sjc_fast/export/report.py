@@ -1,0 +1,164 @@
+"""HTML pages that need nothing else: a run's report, and a gallery of runs."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from ..config import TrainConfig, flatten, load_yaml, to_dict
+from ..files import atomic
+from ..journal import METRICS, RECORD, TIMELINE, read_metrics, read_record
+from .charts import line_chart
+
+REPORT = "report.html"
+EMBEDDED_MOST = 32 * 2**20  # bytes of a video that still goes into a page
+COLOURS = ("#2f6fde", "#e0862d", "#3aa76d", "#9b59c5", "#8a93a0")
+
+#: Files of a run folder that a report names, and what they are.
+FILES = {
+    "turntable.mp4": "the object, turning",
+    "mesh.ply": "its surface, with colours",
+    "mesh.glb": "its surface, with a texture",
+    "mesh.obj": "its surface, with a texture",
+    "field.safetensors": "the voxel field",
+    "preview.png": "four views, colour and depth",
+    "views.png": "views, colour and depth",
+    "config.yaml": "every setting",
+    METRICS: "what was measured, a line every few steps",
+    RECORD: "how the run ended, versions, times",
+    "checkpoint.safetensors": "to go on from here",
+}
+CHARTS = (
+    ("opacity", "mean opacity", False),
+    ("emptiness", "emptiness loss, unweighted", False),
+    ("score", "score, root mean square of the update", True),
+    ("sigma", "noise level sigma", True),
+)
+TYPES = {".mp4": "video/mp4", ".jpg": "image/jpeg", ".png": "image/png"}
+
+
+@functools.cache
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("sjc_fast.export"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html into a run folder, from what lies there.
+
+    Raises:
+        UserError: not a run folder, or it cannot be written to.
+    """
+    config, record, rows = load_yaml(folder / "config.yaml"), read_record(folder), read_metrics(folder)
+    page = (
+        _templates()
+        .get_template("report.html")
+        .render(
+            prompt=config.prompt,
+            summary=_summary(config, record),
+            turntable=_embedded(folder / "turntable.mp4"),
+            no_turntable="The run is not finished." if record.get("status") != "finished" else "No turntable was made.",
+            timeline=[
+                {"step": int(picture.stem), "picture": _embedded(picture)}
+                for picture in sorted((folder / TIMELINE).glob("*.jpg"))
+            ],
+            figures=_figures(record, rows),
+            charts=[c for c in (_chart(rows, *chart) for chart in CHARTS) if c],
+            times=[
+                {"name": name, "seconds": seconds, "colour": COLOURS[i % len(COLOURS)]}
+                for i, (name, seconds) in enumerate(record.get("seconds", {}).items())
+            ],
+            files=_files(folder),
+            versions=list(record.get("versions", {}).items()),
+            settings=[(k, v) for k, v in flatten(to_dict(config)).items() if k != "cameras.directions"],
+        )
+    )
+    return _write(page, folder / REPORT)
+
+
+def write_gallery(folders: Sequence[Path], output: Path, title: str) -> Path:
+    """Write one page that shows many runs, with links to their reports.
+
+    Raises:
+        UserError: one of them is not a run folder, or the page cannot be written.
+    """
+    cards = []
+    for folder in folders:
+        config, record = load_yaml(folder / "config.yaml"), read_record(folder)
+        report = Path(os.path.relpath(folder / REPORT, output.parent))
+        picture = max((folder / TIMELINE).glob("*.jpg"), default=folder / "preview.png")
+        cards.append(
+            {
+                "prompt": config.prompt,
+                "summary": _summary(config, record),
+                "video": _embedded(folder / "turntable.mp4"),
+                "picture": _embedded(picture),
+                "link": quote(report.as_posix()) if (folder / REPORT).exists() else "",
+            }
+        )
+    return _write(_templates().get_template("gallery.html").render(title=title, cards=cards), output)
+
+
+def _write(page: str, path: Path) -> Path:
+    with atomic(path, "the page") as partial:
+        partial.write_text(page, encoding="utf-8")
+    return path
+
+
+def _summary(config: TrainConfig, record: dict[str, Any]) -> str:
+    seconds = sum(record.get("seconds", {}).values())
+    parts = [
+        f"model {Path(config.model).name}",
+        f"{record.get('steps', 0)} of {config.steps} steps",
+        f"seed {config.seed}",
+    ]
+    if record.get("device"):
+        parts.append(f"on {record['device']}")
+    if seconds:
+        parts.append(f"in {seconds:.0f} s")
+    if record.get("status") and record["status"] != "finished":
+        parts.append(record["status"])
+    return ", ".join(parts)
+
+
+def _figures(record: dict[str, Any], rows: list[dict[str, float]]) -> list[tuple[str, str]]:
+    figures = [("status", record.get("status", "running"))]
+    if rows:
+        last = rows[-1]
+        figures += [(name, f"{last[name]:.4g}") for name in ("opacity", "emptiness", "score", "sigma") if name in last]
+        if last["seconds"] > 0 and len(rows) > 1:
+            first = rows[0]
+            pace = (last["seconds"] - first["seconds"]) / max(1, last["step"] - first["step"])
+            figures.append(("milliseconds a step", f"{pace * 1e3:.1f}"))
+    figures += [(f"mesh, {name}", str(value)) for name, value in record.get("mesh", {}).items()]
+    return figures
+
+
+def _chart(rows: list[dict[str, float]], name: str, title: str, logarithmic: bool) -> str:
+    points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
+    return line_chart(title, [s for s, _ in points], [v for _, v in points], logarithmic=logarithmic)
+
+
+def _files(folder: Path) -> list[dict[str, str]]:
+    found = []
+    for name, what in FILES.items():
+        if (folder / name).is_file():
+            size = (folder / name).stat().st_size
+            text = f"{size / 2**20:.1f} MB" if size >= 2**20 else f"{max(1, size // 2**10)} kB"
+            found.append({"name": name, "what": what, "size": text})
+    return found
+
+
+def _embedded(path: Path) -> str:
+    """A file as a data URL; empty if it is not there, or too large for a page."""
+    if not path.is_file() or path.stat().st_size > EMBEDDED_MOST:
+        return ""
+    return f"data:{TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"

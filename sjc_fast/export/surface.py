@@ -1,0 +1,89 @@
+"""From a volume to a mesh in its true colours, and figures that say how well it stands for the volume."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import trimesh
+from torch import Tensor
+
+from ..cameras import ring
+from ..field import VoxelField
+from ..scores.protocol import ScoreModel
+from .mesh import choose_iso, extract_mesh, keep_large, simplify
+from .pictures import take_pictures
+from .raycast import render_mesh, silhouettes
+from .texture import bake, paint_vertices, photograph
+
+Colour = tuple[float, float, float]
+
+
+def surface_of(
+    field: VoxelField,
+    model: ScoreModel,
+    radius: float,
+    fov: float,
+    background: Colour | None,
+    *,
+    size: int,
+    iso: float | None = None,
+    faces: int | None = None,
+    texture: int | None = None,
+    backend: str = "auto",
+) -> tuple[trimesh.Trimesh, dict[str, Any]]:
+    """The object's surface, its colours taken from decoded views of the volume, and its figures.
+
+    Args:
+        radius, fov: of the cameras that look at it, world units and degrees.
+        background: behind the volume, RGB in [0, 1]; None for the field's own texture.
+        size: pixels a side of the views that colours are taken from.
+        iso: density of the surface; default the one with the volume's silhouettes.
+        faces: reduce the surface to about so many.
+        texture: texels a side of a UV texture; None for colours at the vertices.
+
+    Returns:
+        The mesh, and: iso, vertices, faces, watertight, psnr (dB, peak 1: the mesh's pictures against the volume's from
+        8 cameras around it, over the same background).
+
+    Raises:
+        UserError: there is no surface, or not at `iso`.
+    """
+    level = choose_iso(field, radius, fov, backend) if iso is None else iso
+    bare = keep_large(extract_mesh(field, level))
+    if faces:
+        bare = simplify(bare, faces)
+    photographs = photograph(field, model, bare, radius, fov, size, background, backend)
+    mesh = bake(bare, photographs, texture) if texture else paint_vertices(bare, photographs)
+    figures = {
+        "iso": round(level, 4),
+        "vertices": len(bare.vertices),
+        "faces": len(bare.faces),
+        "watertight": bool(bare.is_watertight),
+        "psnr": round(agreement(mesh, field, model, radius, fov, background, min(size, 256), backend), 2),
+    }
+    return mesh, figures
+
+
+def agreement(
+    mesh: trimesh.Trimesh,
+    field: VoxelField,
+    model: ScoreModel,
+    radius: float,
+    fov: float,
+    background: Colour | None,
+    size: int,
+    backend: str = "auto",
+) -> float:
+    """PSNR (dB, peak 1) between pictures of the mesh and of the volume, from 8 cameras at elevation 20 degrees.
+
+    Over a plain background whole pictures are compared; over a texture, which a mesh has not, the mesh's pixels.
+    """
+    cameras = ring(8, 20.0, radius, fov)
+    volume = take_pictures(field, model, cameras.to(field.box.device), size, background, backend)[0].cpu()
+    side = volume.shape[-1]
+    plain: Tensor = torch.zeros(3) if background is None else torch.tensor(background)
+    squared = (render_mesh(mesh, cameras, side, plain) - volume).square().mean(dim=1)
+    if background is None:
+        return float(-10 * squared[silhouettes(mesh, cameras, side)].mean().log10())
+    return float((-10 * squared.mean(dim=(1, 2)).log10()).mean())
