@@ -132,7 +132,7 @@ def test_charts():
     assert len(points) == 2
     assert float(points[0].split(",")[1]) > float(points[1].split(",")[1])  # up is larger
     assert line_chart("flat", [0, 1], [2.0, 2.0]).count("polyline") == 1
-    assert "1e+03" in line_chart("log", [0, 1, 2], [0.0, 1.0, 1000.0], logarithmic=True)
+    assert ">100<" in line_chart("log", [0, 1, 2], [0.0, 1.0, 1000.0], logarithmic=True)
     assert line_chart("one point", [1], [1.0]) == ""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 WIDTH, HEIGHT = 420, 190
-LEFT, RIGHT, TOP, BOTTOM = 52, 10, 26, 28
+LEFT, RIGHT, TOP, BOTTOM = 52, 20, 26, 28
 
 
 def line_chart(title: str, steps: Sequence[float], values: Sequence[float], *, logarithmic: bool = False) -> str:
@@ -30,7 +30,7 @@ def line_chart(title: str, steps: Sequence[float], values: Sequence[float], *, l
     y_of = lambda y: TOP + (high - y) / (high - low) * (HEIGHT - TOP - BOTTOM)  # noqa: E731
     path = " ".join(f"{x_of(s):.1f},{y_of(y):.1f}" for s, y in zip(xs, ys, strict=True))
     marks = []
-    for y in _ticks(low, high):
+    for y in _decades(low, high) if logarithmic else _ticks(low, high):
         label = f"{10**y:.3g}" if logarithmic else f"{y:.4g}"
         marks.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_of(y):.1f}" y2="{y_of(y):.1f}"/>')
         marks.append(f'<text x="{LEFT - 6}" y="{y_of(y) + 4:.1f}" text-anchor="end">{label}</text>')
@@ -41,6 +41,13 @@ def line_chart(title: str, steps: Sequence[float], values: Sequence[float], *, l
         f'<text class="title" x="{LEFT}" y="15">{escape(title)}</text>{"".join(marks)}'
         f'<polyline points="{path}"/></svg>'
     )
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Logarithms of round numbers: 1, 2 and 5 times powers of ten, or the powers alone where they are many."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    leads = (1, 2, 5) if high - low < 2 else (1,)
+    return [y for p in powers for y in (p + math.log10(m) for m in leads) if low <= y <= high]
 
 
 def _ticks(low: float, high: float, wanted: int = 4) -> list[float]:

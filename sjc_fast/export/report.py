@@ -41,6 +41,7 @@ CHARTS = (
     ("score", "score, root mean square of the update", True),
     ("sigma", "noise level sigma", True),
 )
+MESH_FIGURES = {"iso": "density at the surface", "psnr": "PSNR against the volume, dB"}
 TYPES = {".mp4": "video/mp4", ".jpg": "image/jpeg", ".png": "image/png"}
 
 
@@ -138,7 +139,10 @@ def _figures(record: dict[str, Any], rows: list[dict[str, float]]) -> list[tuple
             first = rows[0]
             pace = (last["seconds"] - first["seconds"]) / max(1, last["step"] - first["step"])
             figures.append(("milliseconds a step", f"{pace * 1e3:.1f}"))
-    figures += [(f"mesh, {name}", str(value)) for name, value in record.get("mesh", {}).items()]
+    words = {True: "yes", False: "no"}
+    for name, value in record.get("mesh", {}).items():
+        shown = words[value] if isinstance(value, bool) else str(value)
+        figures.append((f"mesh, {MESH_FIGURES.get(name, name)}", shown))
     return figures
 
 
