@@ -19,6 +19,7 @@ FLOORS = {
     "cli": 4,
     "export": 4,
     "run": 4,
+    "journal": 4,
     "api": 4,
     "settings": 4,
     "trainer": 3,
