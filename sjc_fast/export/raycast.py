@@ -47,11 +47,10 @@ def render_mesh(mesh: trimesh.Trimesh, cameras: Cameras, size: int, background: 
         mesh: with a texture or with vertex colours.
         cameras: V cameras on the CPU.
         size: pixels a side.
-        background: RGB in [0, 1], [3], or a picture for every view, [V, 3, size, size].
+        background: RGB in [0, 1], [3].
         fine: rays a pixel and axis.
     """
     pictures = []
-    backgrounds = background.expand(len(cameras), *background.shape[-3:]) if background.dim() > 1 else None
     for i in range(len(cameras)):
         hits = camera_hits(mesh, cameras[i : i + 1], size * fine)
         seen = torch.from_numpy(hits.face >= 0)
@@ -60,8 +59,7 @@ def render_mesh(mesh: trimesh.Trimesh, cameras: Cameras, size: int, background: 
         shape = (size, fine, size, fine, -1)
         colour = colours.reshape(shape).mean(dim=(1, 3)).permute(2, 0, 1)
         covered = seen.float().reshape(shape).mean(dim=(1, 3)).permute(2, 0, 1)
-        behind = background[:, None, None] if backgrounds is None else backgrounds[i]
-        pictures.append(colour + (1 - covered) * behind)
+        pictures.append(colour + (1 - covered) * background[:, None, None])
     return torch.stack(pictures)
 
 

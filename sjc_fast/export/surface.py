@@ -8,7 +8,7 @@ import torch
 import trimesh
 from torch import Tensor
 
-from ..cameras import ring
+from ..cameras import Cameras, ring
 from ..field import VoxelField
 from ..scores.protocol import ScoreModel
 from .mesh import choose_iso, extract_mesh, keep_large, simplify
@@ -53,36 +53,32 @@ def surface_of(
     bare = keep_large(extract_mesh(field, level))
     if faces:
         bare = simplify(bare, faces)
-    photographs = photograph(field, model, bare, radius, fov, size, background, backend)
+    device = field.box.device
+
+    def look(cameras: Cameras, side: int) -> Tensor:
+        return take_pictures(field, model, cameras.to(device), side, background, backend)[0].cpu()
+
+    voxel = float((field.box[1] - field.box[0]).mean()) / field.density.shape[-1]
+    photographs = photograph(look, bare, radius, fov, size, 1.5 * voxel)
     mesh = bake(bare, photographs, texture) if texture else paint_vertices(bare, photographs)
+    cameras = ring(8, 20.0, radius, fov)
     figures = {
         "iso": round(level, 4),
         "vertices": len(bare.vertices),
         "faces": len(bare.faces),
         "watertight": bool(bare.is_watertight),
-        "psnr": round(agreement(mesh, field, model, radius, fov, background, min(size, 256), backend), 2),
+        "psnr": round(agreement(mesh, look(cameras, min(size, 256)), cameras, background), 2),
     }
     return mesh, figures
 
 
-def agreement(
-    mesh: trimesh.Trimesh,
-    field: VoxelField,
-    model: ScoreModel,
-    radius: float,
-    fov: float,
-    background: Colour | None,
-    size: int,
-    backend: str = "auto",
-) -> float:
-    """PSNR (dB, peak 1) between pictures of the mesh and of the volume, from 8 cameras at elevation 20 degrees.
+def agreement(mesh: trimesh.Trimesh, volume: Tensor, cameras: Cameras, background: Colour | None) -> float:
+    """PSNR (dB, peak 1) between pictures of the mesh and of the volume, [V, 3, S, S], from the same cameras.
 
     Over a plain background whole pictures are compared; over a texture, which a mesh has not, the mesh's pixels.
     """
-    cameras = ring(8, 20.0, radius, fov)
-    volume = take_pictures(field, model, cameras.to(field.box.device), size, background, backend)[0].cpu()
     side = volume.shape[-1]
-    plain: Tensor = torch.zeros(3) if background is None else torch.tensor(background)
+    plain = torch.tensor(background or (0.0, 0.0, 0.0))
     squared = (render_mesh(mesh, cameras, side, plain) - volume).square().mean(dim=1)
     if background is None:
         return float(-10 * squared[silhouettes(mesh, cameras, side)].mean().log10())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +18,6 @@ from trimesh.visual.material import PBRMaterial
 from trimesh.visual.texture import TextureVisuals
 
 from ..cameras import Cameras, orbit
-from ..field import VoxelField
-from ..scores.protocol import ScoreModel
-from .pictures import take_pictures
 from .raycast import camera_hits, first_hits
 
 #: Elevations of the rings of views that colours are taken from, degrees, and views in each.
@@ -38,34 +36,31 @@ class Photographs:
 
 
 def photograph(
-    field: VoxelField,
-    model: ScoreModel,
+    look: Callable[[Cameras, int], Tensor],
     mesh: trimesh.Trimesh,
     radius: float,
     fov: float,
     size: int,
-    background: tuple[float, float, float] | None,
-    backend: str = "auto",
+    tolerance: float,
 ) -> Photographs:
-    """Views of the volume from all around, decoded to RGB, with the mesh's depth for visibility.
+    """Views of the volume from all around, with the mesh's depth for visibility.
 
     Args:
+        look: decoded RGB pictures of the volume, [V, 3, S, S] in [0, 1], from cameras and a number of pixels a side.
         radius, fov: of the cameras, world units and degrees.
-        size: pixels a side of the decoded pictures.
-        background: as in `take_pictures`.
+        size: pixels a side of the pictures.
+        tolerance: how far behind the mesh a point may lie and still be seen.
     """
     elevation = torch.tensor(RINGS).repeat_interleave(AROUND)
     shift = torch.arange(len(RINGS)).repeat_interleave(AROUND) % 2 / 2  # neighbouring rings look between each other
     azimuth = (torch.arange(len(elevation)) % AROUND + shift) * (360 / AROUND)
     cameras = orbit(azimuth, elevation, radius, fov)
-    device = field.box.device
     pictures, depth = [], []
     for i in range(len(cameras)):
         one = cameras[i : i + 1]
-        pictures.append(take_pictures(field, model, one.to(device), size, background, backend)[0].cpu())
+        pictures.append(look(one, size))
         depth.append(torch.from_numpy(camera_hits(mesh, one, size).distance).float().reshape(1, 1, size, size))
-    voxel = float((field.box[1] - field.box[0]).mean()) / field.density.shape[-1]
-    return Photographs(cameras, torch.cat(pictures), torch.cat(depth), 1.5 * voxel)
+    return Photographs(cameras, torch.cat(pictures), torch.cat(depth), tolerance)
 
 
 def blend(photographs: Photographs, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
