@@ -46,6 +46,7 @@ setup(
         "embreex>=2.17.7",
         "trimesh>=4.4",
         "tensorboard>=2.17",
+        "viser>=1.0",
         "tqdm>=4.66",
         "tyro>=1.0",
         "pyyaml>=6.0",
@@ -53,6 +54,7 @@ setup(
     ],
     extras_require={
         "xformers": [f"xformers>=0.0.30; {LINUX}"],
+        "wandb": ["wandb>=0.19"],
         "dev": [
             "pytest>=8",
             "pytest-benchmark>=4",
@@ -61,6 +63,8 @@ setup(
             "build>=1.2",
             "av>=12",
             "plyfile>=1.0",
+            "playwright>=1.48",
+            "wandb>=0.19",
         ],
     },
     entry_points={"console_scripts": ["sjc-fast=sjc_fast.cli:main"]},

@@ -332,7 +332,7 @@ def end_to_end(s: Session) -> dict[str, Any]:
 
 def whole_run(model: str, steps: int, output: Path, began: float, small: bool) -> dict[str, Any]:
     """`train` in this process, and when its stages were reached, in seconds since the process was started."""
-    from sjc_fast.run import Reporter  # it needs packages that the other measurements do not
+    from sjc_fast.reporter import Reporter  # it needs packages that the other measurements do not
     from sjc_fast.run import run as train
 
     reached: dict[str, float] = {}

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from .config import TrainConfig, merge
-from .run import Reporter, Result, run
+from .reporter import Together
+from .run import Result, run
 from .scores.protocol import ScoreModel
 from .settings import PRESETS, default_config, default_model, resumed_config
 
@@ -51,9 +52,7 @@ def generate(
             base = default_config(model, preset)
         where = {"output": str(output)} if output else {}
         config = merge(base, {"prompt": prompt, **where, **settings}, "generate")
-    reporter = Reporter()
-    if progress:
-        from .cli.reporting import ProgressReporter
+    from .cli.reporting import ProgressReporter, TensorBoardReporter
 
-        reporter = ProgressReporter()
-    return run(config, reporter, ready)
+    reporters = [TensorBoardReporter(), *([ProgressReporter()] if progress else [])]
+    return run(config, Together(reporters), ready)

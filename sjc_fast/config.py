@@ -36,6 +36,11 @@ class CameraConfig:
     """In the "directions" law: 0 is the middle of each direction's patch, 1 anywhere in it."""
     directions: Annotated[tuple[Direction, ...], tyro.conf.Fixed, tyro.conf.Suppress] = PAPER_DIRECTIONS
 
+    @property
+    def lens(self) -> tuple[float, float]:
+        """Of cameras that pictures are taken with: radius, and the middle of the range of FoV, degrees."""
+        return self.radius, sum(self.fov) / 2
+
 
 @dataclass
 class FieldConfig:

@@ -17,44 +17,20 @@ import torch
 from .cameras import Cameras, ring
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig, load_yaml, save_yaml
-from .errors import UserError
+from .errors import MissingTool, UserError
 from .export.pictures import contact_sheet, save_picture, take_pictures
 from .export.report import write_report
 from .export.video import frames_of, save_video
 from .field import VoxelField
 from .journal import Journal
 from .rendering import choose_backend
+from .reporter import Reporter
 from .scores.load import load_score_model
 from .scores.protocol import ScoreModel
 from .settings import CONFIG, check_words, limit_memory, network_dtype, pick_device
 from .trainer import Readout, Trainer
 
 CHECKPOINT, FIELD = "checkpoint.safetensors", "field.safetensors"
-
-
-class Reporter:
-    """Hears what happens in a run. This one says nothing."""
-
-    def announce(self, message: str) -> None:
-        """Before anything is loaded: what will be used."""
-
-    def start(self, trainer: Trainer, folder: Path) -> None:
-        """Before the first step."""
-
-    def step(self, position: int) -> None:
-        """After every step; `position` counts the steps taken."""
-
-    def measured(self, position: int, metrics: dict[str, float]) -> None:
-        """What step `position` measured, by name, every few steps; it comes when the device has got there."""
-
-    def preview(self, position: int, picture: torch.Tensor) -> None:
-        """After every preview, [3, H, W] in [0, 1]."""
-
-    def note(self, message: str) -> None:
-        """Something that people should know."""
-
-    def close(self) -> None:
-        """At the end, whatever that was."""
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
@@ -205,7 +181,25 @@ def train(trainer: Trainer, folder: Path, reporter: Reporter, journal: Journal) 
                     raise _bad_field(trainer, folder)
                 reporter.measured(at, metrics)
                 journal.measured(at, metrics)
-            _regular_work(trainer, folder, reporter, journal, position, stopping=bool(stop))
+            stopping = _wait(trainer, folder, reporter, journal, stop) or bool(stop)
+            _regular_work(trainer, folder, reporter, journal, position, stopping=stopping)
+
+
+def _wait(trainer: Trainer, folder: Path, reporter: Reporter, journal: Journal, stop: list[int]) -> bool:
+    """Do what people ask for between two steps, and wait while the run is paused. Returns whether it is to stop."""
+    wish = reporter.asked()
+    if not (wish.pause or wish.save):
+        return wish.stop
+    journal.phase("paused")
+    while True:
+        if wish.save:
+            _save(trainer, folder)
+        if wish.stop or stop or not wish.pause:
+            break
+        time.sleep(0.05)
+        wish = reporter.asked()
+    journal.phase("training")
+    return wish.stop
 
 
 def _bad_field(trainer: Trainer, folder: Path) -> UserError:
@@ -271,7 +265,7 @@ def display_background(config: TrainConfig) -> tuple[float, float, float] | None
 def orbit_cameras(config: TrainConfig, count: int, elevation: float | None = None) -> Cameras:
     """Cameras around the object for pictures: the training radius and the middle of its range of FoV."""
     height = config.log.elevation if elevation is None else elevation
-    return ring(count, height, config.cameras.radius, sum(config.cameras.fov) / 2)
+    return ring(count, height, *config.cameras.lens)
 
 
 def preview(trainer: Trainer, decoded: bool = True) -> torch.Tensor:
@@ -291,11 +285,10 @@ def finish(trainer: Trainer, folder: Path, reporter: Reporter) -> dict[str, Any]
     config, field, model = trainer.config, trainer.field, trainer.model
     field.save(folder / FIELD)
     background, results = display_background(config), {}
-    lens = (config.cameras.radius, sum(config.cameras.fov) / 2)
     size = max(128, trainer.size * model.upscale)
     try:
         options = {"size": size, "iso": config.log.mesh_iso, "backend": config.backend}
-        mesh, results["mesh"] = surface_of(field, model, *lens, background, **options)
+        mesh, results["mesh"] = surface_of(field, model, *config.cameras.lens, background, **options)
     except UserError as error:  # a foggy object has no surface, and is still a result
         reporter.note(f"no mesh: {error}")
     else:
@@ -303,7 +296,10 @@ def finish(trainer: Trainer, folder: Path, reporter: Reporter) -> dict[str, Any]
     cameras = orbit_cameras(config, config.log.turntable_frames).to(trainer.device)
     size = config.log.turntable_size or max(256, model.size * model.upscale)
     frames = frames_of(field, model, cameras, size, background, config.backend)
-    save_video(frames, folder / "turntable.mp4", config.log.turntable_fps)
+    try:
+        save_video(frames, folder / "turntable.mp4", config.log.turntable_fps)
+    except MissingTool as error:  # everything else is there
+        reporter.note(f"no turntable: {error}")
     return results
 
 

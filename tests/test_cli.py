@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import pytest
 import torch
 from safetensors import safe_open
@@ -82,7 +83,13 @@ def refused(done, message, cwd=None):
         (["train", "--resume", "."], "not a run folder"),
         (["render", "nowhere"], "not a run folder"),
         (["export", "nowhere"], "not a run folder"),
-        (["render", ".", "--output", "x.gif"], "ends in .png"),
+        (["render", ".", "--output", "x.webm"], "ends in .png"),
+        (["render", ".", "--height", "4"], "--height 4: it must be between 8 and 4096"),
+        (["render", ".", "--supersample", "0"], "--supersample 0: it must be between 1 and 8"),
+        (["view", "."], "not a run folder"),
+        (["view", ".", "--port", "70000"], "--port 70000: it must be between 1 and 65535"),
+        (["train", "--prompt", "a red cube", "--viewer", "--viewer-port", "0"], "--viewer-port 0: it must be between"),
+        (["train", "--prompt", "a red cube", "--viewer", "--viewer-host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
     ],
 )
 def test_wrong_input(arguments, message, tmp_path):
@@ -281,12 +288,33 @@ def test_export_and_render(finished, tmp_path):
         done = sjc("render", finished, "--output", tmp_path / name, "--size", "32", "--frames", "3", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / name).stat().st_size > 500
+    path = tmp_path / "path.json"
+    path.write_text('{"keyframes": [{"azimuth": 0}, {"azimuth": 90, "elevation": 60}]}')
+    options = ["--size", "40", "--height", "30", "--supersample", "2", "--depth", "True", "--frames", "3"]
+    for name, way in (("s.gif", "spiral"), ("k.mp4", path)):
+        output = tmp_path / name
+        done = sjc("render", finished, "--output", output, "--path", way, *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        with av.open(str(output)) as video:
+            assert [(frame.width, frame.height) for frame in video.decode(video=0)] == [(80, 30)] * 3
+
+
+def test_videos_that_cannot_be(finished, tmp_path):
+    options = ["render", finished, "--output", tmp_path / "v.mp4"]
+    refused(sjc(*options, "--path", "zigzag", cwd=tmp_path), "camera path zigzag: No such file", tmp_path)
+    without = {"IMAGEIO_FFMPEG_EXE": "/nowhere/ffmpeg"}
+    refused(sjc(*options, cwd=tmp_path, env=without), "there is no working ffmpeg: pip install", tmp_path)
+    done = sjc("train", "--prompt", "a red cube", "--output", "run", *QUICK, cwd=tmp_path, env=without)
+    assert done.returncode == 0, done.stderr
+    assert "no turntable: there is no working ffmpeg" in done.stderr
+    assert (tmp_path / "run" / "field.safetensors").exists()
+    assert "[!!] ffmpeg: there is no working ffmpeg" in sjc("doctor", cwd=tmp_path, env=without).stdout
 
 
 def test_help_is_quick_and_complete(tmp_path):
     done = sjc("--help", cwd=tmp_path)
     assert done.returncode == 0
-    assert all(word in done.stdout for word in ("train", "render", "export", "models", "doctor"))
+    assert all(word in done.stdout for word in ("train", "render", "view", "export", "models", "doctor"))
     done = sjc("train", "--help", cwd=tmp_path)
     assert done.returncode == 0
     for option in ("--prompt", "--noise-samples", "--guidance", "--resume", "--field.resolution", "--score.sigma.mode"):
@@ -309,7 +337,7 @@ STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 def test_the_papers_settings():
     """DESIGN section 3, for any model; without the preset, Stable Diffusion has them too, but for antithetic pairs."""
-    paper = train.read_config(["--prompt", "x", "--preset", "paper", "--model", "shapes"])
+    paper = train.read_options(["--prompt", "x", "--preset", "paper", "--model", "shapes"])
     assert (paper.steps, paper.views, paper.noise_samples, paper.guidance, paper.size) == (10_000, 1, 1, 100.0, None)
     assert (paper.field.resolution, paper.field.density_shift, paper.field.density_init) == (100, -1.0, 0.0)
     assert (paper.field.feature_std, paper.field.background) == (1.0, "texture")
@@ -330,14 +358,14 @@ def test_the_papers_settings():
     cameras = paper.cameras
     assert (cameras.law, cameras.radius, cameras.fov, cameras.v) == ("sphere", 1.5, (40.0, 70.0), (0.0, 100.0))
 
-    usual = train.read_config(["--prompt", "x", "--model", STABLE_DIFFUSION])
+    usual = train.read_options(["--prompt", "x", "--model", STABLE_DIFFUSION])
     assert usual.score.antithetic is None
     assert not usual.antithetic  # one noise sample
     assert replace(usual, noise_samples=8).antithetic
     assert not replace(paper, noise_samples=8).antithetic
     same = replace(paper, model=usual.model, preset="model", score=replace(score, antithetic=None))
     assert same == usual
-    assert train.read_config(["--prompt", "x", "--model", "shapes"]).guidance == 1.0
+    assert train.read_options(["--prompt", "x", "--model", "shapes"]).guidance == 1.0
 
 
 def test_unbox():

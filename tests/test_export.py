@@ -9,12 +9,12 @@ import trimesh
 from PIL import Image
 from plyfile import PlyData
 
-from sjc_fast import MixtureModel, UserError, VoxelField, orbit
+from sjc_fast import MixtureModel, UserError, VoxelField, orbit, render
 from sjc_fast.export.mesh import choose_iso, extract_mesh, keep_large, save_mesh, simplify
 from sjc_fast.export.pictures import contact_sheet, save_picture, take_pictures
 from sjc_fast.export.raycast import camera_hits, render_mesh, silhouettes
 from sjc_fast.export.surface import surface_of
-from sjc_fast.export.video import save_video
+from sjc_fast.export.video import frames_of, save_gif, save_video
 
 CENTRE, RADIUS = torch.tensor([0.3, -0.2, 0.1]), 0.5
 
@@ -225,6 +225,42 @@ def test_picture_and_video_files(tmp_path):
         read = [frame.to_ndarray(format="rgb24").mean() / 255 for frame in video.decode(stream)]
         assert (stream.width, stream.height, float(stream.average_rate)) == (34, 32, 12)
     assert read == pytest.approx([0.2, 0.5, 0.8], abs=0.02)
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_supersampled_pictures(latent):
+    """Rays are averaged before they are decoded; a size that is no multiple of the decoder's is still met."""
+    model = Painter(torch.zeros(1, 4, 8, 8)) if latent else pixel_model()
+    field, background = sphere(channels=4 if latent else 3), None if latent else WHITE
+    cameras = orbit(torch.tensor([30.0]), torch.tensor([20.0]), 2.5, 45.0)
+    fine = render(field, cameras, (40 * 3, 48 * 3), skip_empty=True, background=None if latent else torch.ones(1, 3))
+    wanted = model.decode(torch.nn.functional.avg_pool2d(fine.features, 3))
+    size = (40 * model.upscale, 48 * model.upscale)
+    rgb, depth = take_pictures(field, model, cameras, size, background, rays=3)
+    torch.testing.assert_close(rgb, wanted)
+    assert depth.shape == (1, 1, 40, 48)
+    rgb, _ = take_pictures(field, model, cameras, (33, 51), background)
+    assert rgb.shape == (1, 3, 33, 51)
+
+
+def test_gif(tmp_path):
+    colours = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.5, 0.5, 0.5]])
+    save_gif(iter(colours[:, :, None, None].expand(-1, 3, 32, 48)), tmp_path / "v.gif", 10)
+    with Image.open(tmp_path / "v.gif") as gif:
+        assert (gif.size, gif.n_frames, gif.info["duration"], gif.info["loop"]) == ((48, 32), 4, 100, 0)
+        for i, colour in enumerate(colours):
+            gif.seek(i)
+            assert [v / 255 for v in gif.convert("RGB").getpixel((20, 15))] == pytest.approx(colour.tolist(), abs=0.04)
+    assert [p.name for p in tmp_path.iterdir()] == ["v.gif"]
+
+
+def test_depth_beside_the_picture():
+    cameras = orbit(torch.tensor([0.0, 90.0]), torch.zeros(2), 2.5, 45.0)
+    frames = list(frames_of(sphere(), pixel_model(), cameras, (20, 30), WHITE, depth=True))
+    rgb, depth = take_pictures(sphere(), pixel_model(), cameras, (20, 30), WHITE)
+    assert [f.shape for f in frames] == [(3, 20, 60)] * 2
+    torch.testing.assert_close(frames[1][:, :, :30], rgb[1])
+    torch.testing.assert_close(frames[1][1, :, 30:], depth[1, 0])
 
 
 def test_a_failing_frame_leaves_no_file(tmp_path):

@@ -20,6 +20,8 @@ FLOORS = {
     "export": 4,
     "run": 4,
     "journal": 4,
+    "reporter": 4,
+    "viewer": 4,
     "api": 4,
     "settings": 4,
     "trainer": 3,
@@ -41,7 +43,8 @@ FLOORS = {
     "tensors": 0,
     "__version__": 0,
 }
-BESIDE = {"shapes", "__init__"}  # the embedded model: the rest knows it as a folder
+BESIDE = {"shapes", "__init__"}  # the embedded model: the rest knows it as a folder, but for what measures it
+MEASURES = Path("cli", "evaluate.py")
 
 
 def imports(path):
@@ -71,6 +74,8 @@ def test_imports_go_down(path):
     here = FLOORS[room(path)]
     for name in imports(path):
         there = name.split(".")[1]
+        if there == "shapes" and path.relative_to(ROOT) == MEASURES:
+            continue
         assert there in FLOORS, f"{path.name} imports {name}"
         assert FLOORS[there] <= here, f"{path.name} (floor {here}) imports {name} (floor {FLOORS[there]})"
 

@@ -21,7 +21,8 @@ from benchmarks import pipelines
 from sjc_fast import UserError, VoxelField, run
 from sjc_fast.checkpoint import load_checkpoint
 from sjc_fast.config import load_yaml, merge
-from sjc_fast.run import Reporter, _make_free_folder
+from sjc_fast.reporter import Reporter
+from sjc_fast.run import _make_free_folder
 from sjc_fast.settings import default_config
 
 SMALL = [

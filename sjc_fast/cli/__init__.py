@@ -17,7 +17,8 @@ from ..errors import UserError
 #: Commands and what they do; each is a module of this package with a `main(arguments)`.
 COMMANDS = {
     "train": "make a 3D object from a prompt",
-    "render": "pictures and turntables of a finished or running run",
+    "render": "pictures and videos of a finished or running run",
+    "view": "orbit a run's object in the browser",
     "export": "a mesh of a run, with a texture",
     "gallery": "one page that shows many runs",
     "models": "the score models that can be loaded, and the words the embedded one knows",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import platform
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -81,8 +80,10 @@ def _tools() -> Iterator[tuple[str, str, str]]:
 
     weights = embedded_folder() / "unet"
     yield ("ok" if weights.is_dir() else "!!"), f"model {EMBEDDED}", str(embedded_folder())
-    if importlib.util.find_spec("imageio_ffmpeg"):
-        yield "ok", "ffmpeg", "bundled with imageio-ffmpeg"
-    else:
-        found = shutil.which("ffmpeg")
-        yield ("ok" if found else "!!"), "ffmpeg", found or "not found: pip install imageio-ffmpeg"
+    from ..errors import MissingTool
+    from ..export.video import find_ffmpeg
+
+    try:
+        yield "ok", "ffmpeg", find_ffmpeg()
+    except MissingTool as error:
+        yield "!!", "ffmpeg", str(error)

@@ -52,8 +52,7 @@ def main(arguments: list[str]) -> None:
     mesh, figures = surface_of(
         field,
         model,
-        config.cameras.radius,
-        sum(config.cameras.fov) / 2,
+        *config.cameras.lens,
         display_background(config),
         size=max(options.size, model.size * model.upscale),
         iso=options.iso,

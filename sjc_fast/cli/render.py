@@ -1,42 +1,55 @@
-"""`sjc-fast render`: pictures and turntables of a run."""
+"""`sjc-fast render`: pictures and videos of a run."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
+from tqdm import tqdm
 
+from ..cameras import Cameras
+from ..config import TrainConfig
 from ..errors import UserError
+from ..export.paths import load_path, spiral
 from ..export.pictures import contact_sheet, save_picture, take_pictures
-from ..export.video import frames_of, save_video
+from ..export.video import find_ffmpeg, frames_of, save_gif, save_video
 from ..run import display_background, open_run, orbit_cameras
 from ..scores.load import load_score_model
 from ..settings import pick_device
 from . import parse
 
+VIDEOS = {".mp4": save_video, ".gif": save_gif}
+
 
 @dataclass
 class RenderOptions:
-    """Pictures of a run, at any size."""
+    """Pictures and videos of a run, at any size."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
     output: Path | None = None
-    """A .png for views side by side, a .mp4 for a turntable; default views.png in the run folder."""
+    """A .png for views side by side, a .mp4 or .gif for a video; default views.png in the run folder."""
     size: int = 256
-    """Pixels a side of one view."""
+    """Pixels across one view."""
+    height: int | None = None
+    """Pixels down one view; default as across."""
+    supersample: int = 1
+    """Rays a pixel and axis; those of latent models are averaged before they are decoded."""
+    depth: bool | None = None
+    """With depth: under the views of a picture, beside those of a video; default in pictures."""
     views: int = 8
     """Views around the object in a picture."""
     elevation: float = 20.0
-    """Degrees above the horizon."""
+    """Degrees above the horizon, of views and turntables."""
+    path: str = "turntable"
+    """Of a video: "turntable", "spiral" (the authors': three rounds from above down to the horizon), or a JSON file."""
     frames: int = 120
-    """Frames of a turntable."""
+    """Frames of a video."""
     fps: int = 24
-    depth: bool = True
-    """Show depth under the views."""
     device: str = "auto"
     backend: str = "auto"
 
@@ -47,35 +60,47 @@ def main(arguments: list[str]) -> None:
     output = options.output or options.run / "views.png"
     _check(options, output)
     config, field = open_run(options.run)
+    cameras = _cameras(options, config, output.suffix in VIDEOS)
+    if output.suffix in VIDEOS:
+        find_ffmpeg()  # before the work
     device = pick_device(options.device)
-    model, field = load_score_model(config.model, device), field.to(device)
-    count = options.views if output.suffix == ".png" else options.frames
-    cameras = orbit_cameras(config, count, options.elevation).to(device)
-    background = display_background(config)
+    model, field, cameras = load_score_model(config.model, device), field.to(device), cameras.to(device)
+    look = {"size": (options.height or options.size, options.size), "background": display_background(config)}
+    look |= {"backend": options.backend, "rays": options.supersample}
     output.parent.mkdir(parents=True, exist_ok=True)
-    if output.suffix == ".png":
-        rgb, depth = zip(
-            *(
-                take_pictures(field, model, cameras[i : i + 1], options.size, background, options.backend)
-                for i in range(count)
-            ),
-            strict=True,
-        )
-        rgb = torch.cat(rgb)
-        picture = contact_sheet(rgb, torch.cat(depth)) if options.depth else torch.cat(list(rgb), dim=-1)
-        save_picture(picture, output)
+    if output.suffix in VIDEOS:
+        frames = frames_of(field, model, cameras, depth=bool(options.depth), **look)
+        VIDEOS[output.suffix](_counted(frames, len(cameras)), output, options.fps)
     else:
-        save_video(frames_of(field, model, cameras, options.size, background, options.backend), output, options.fps)
+        views = [take_pictures(field, model, cameras[i : i + 1], **look) for i in _counted(range(len(cameras)))]
+        rgb, depth = (torch.cat(pictures) for pictures in zip(*views, strict=True))
+        shown = options.depth is None or options.depth
+        save_picture(contact_sheet(rgb, depth) if shown else torch.cat(list(rgb), dim=-1), output)
     print(output)
 
 
+def _counted(frames: Any, total: int | None = None) -> tqdm:
+    """Progress on stderr, for people."""
+    return tqdm(frames, total=total, unit="frame", leave=False, disable=not sys.stderr.isatty())
+
+
+def _cameras(options: RenderOptions, config: TrainConfig, video: bool) -> Cameras:
+    if not video:
+        return orbit_cameras(config, options.views, options.elevation)
+    if options.path == "turntable":
+        return orbit_cameras(config, options.frames, options.elevation)
+    if options.path == "spiral":
+        return spiral(options.frames, *config.cameras.lens)
+    return load_path(Path(options.path), options.frames, *config.cameras.lens)
+
+
 def _check(options: RenderOptions, output: Path) -> None:
-    if output.suffix not in (".png", ".mp4"):
-        raise UserError(f"--output {output}: give a name that ends in .png (views) or .mp4 (turntable)")
-    if not 8 <= options.size <= 4096:
-        raise UserError(f"--size {options.size}: between 8 and 4096 pixels")
+    if output.suffix not in (".png", *VIDEOS):
+        raise UserError(f"--output {output}: give a name that ends in .png (views), .mp4 or .gif (video)")
     if not -89 <= options.elevation <= 89:
         raise UserError(f"--elevation {options.elevation:g}: between -89 and 89 degrees")
-    for name in ("views", "frames", "fps"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} {getattr(options, name)}: it must be at least 1")
+    limits = {"size": (8, 4096), "height": (8, 4096), "supersample": (1, 8), "fps": (1, 240)}
+    for name, (low, high) in (limits | {"views": (1, 1000), "frames": (1, 10**5)}).items():
+        value = getattr(options, name)
+        if value is not None and not low <= value <= high:
+            raise UserError(f"--{name} {value}: it must be between {low} and {high}")

@@ -1,40 +1,38 @@
-"""How a run looks while it runs: a progress bar for people, TensorBoard events for later."""
+"""How a run looks while it runs: a progress bar for people, events for TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
-from ..config import flatten, to_dict
-from ..run import Reporter
+from ..config import TrainConfig, flatten, to_dict
+from ..errors import UserError
+from ..export.pictures import to_bytes
+from ..reporter import Reporter
+from ..settings import CONFIG
+from ..steps import Metrics
 from ..trainer import Trainer
 from . import say
 
 
 class ProgressReporter(Reporter):
-    """A progress bar with rate, time left, sigma and opacity on stderr, and events in the run folder."""
+    """A progress bar with rate, time left, sigma and opacity on stderr."""
 
     _bar: tqdm | None = None
 
     def announce(self, message: str) -> None:
-        """Say what is used."""
         say(message)
 
     def start(self, trainer: Trainer, folder: Path) -> None:
-        """Open the bar and the events."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        config = trainer.config
         say(f"run folder {folder}")
-        self._writer = SummaryWriter(folder, purge_step=trainer.position + 1)
-        if trainer.position == 0:
-            table = "\n".join(f"    {k}: {v}" for k, v in flatten(to_dict(config)).items() if "directions" not in k)
-            self._writer.add_text("config", table)
         self._bar = tqdm(
-            total=config.steps,
+            total=trainer.config.steps,
             initial=trainer.position,
             unit="step",
             dynamic_ncols=True,
@@ -43,25 +41,93 @@ class ProgressReporter(Reporter):
         )
 
     def step(self, position: int) -> None:
-        """Advance the bar."""
         self._bar.update(position - self._bar.n)
 
-    def measured(self, position: int, metrics: dict[str, float]) -> None:
-        """Show some of the metrics, and keep all as events."""
+    def measured(self, position: int, metrics: dict[str, float]) -> None:  # noqa: ARG002
         self._bar.set_postfix(sigma=f"{metrics['sigma']:.2f}", opacity=f"{metrics['opacity']:.2f}", refresh=False)
+
+    def note(self, message: str) -> None:
+        self._bar.write(message, file=sys.stderr)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class TensorBoardReporter(Reporter):
+    """Scalars, previews and hyperparameters as TensorBoard events in the run folder."""
+
+    _writer: Any = None
+
+    def start(self, trainer: Trainer, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        self._writer = SummaryWriter(folder, purge_step=trainer.position + 1)
+        if trainer.position == 0:
+            settings = settings_of(trainer.config)
+            self._writer.add_text("config", "\n".join(f"    {k}: {v}" for k, v in settings.items()))
+            names = {f"train/{name}": 0.0 for name in Metrics._fields}
+            # What `add_hparams` does, without its second event file.
+            for summary in hparams(
+                {k: v if isinstance(v, bool | int | float) else str(v) for k, v in settings.items()}, names
+            ):
+                self._writer.file_writer.add_summary(summary)
+
+    def measured(self, position: int, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
             self._writer.add_scalar(f"train/{name}", value, position)
 
     def preview(self, position: int, picture: Tensor) -> None:
-        """Keep the preview as an event too."""
         self._writer.add_image("preview", picture.clamp(0, 1), position)
 
-    def note(self, message: str) -> None:
-        """Something that people should know."""
-        self._bar.write(message, file=sys.stderr)
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class WandbReporter(Reporter):
+    """Scalars, previews and settings to Weights & Biases.
+
+    Args:
+        project: theirs.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+
+    _run: Any = None
+
+    def __init__(self, project: str) -> None:
+        if importlib.util.find_spec("wandb") is None:
+            raise UserError(f"--wandb {project}: it is not installed: pip install 'sjc-fast[wandb]'")
+        self.project = project
+
+    def start(self, trainer: Trainer, folder: Path) -> None:
+        import wandb
+
+        # A resumed run goes on where it was: the same folder and the same start are the same run.
+        started = (folder / CONFIG).stat().st_mtime_ns
+        name = hashlib.sha256(f"{folder.resolve()} {started}".encode()).hexdigest()[:12]
+        options = {"project": self.project, "name": folder.name, "id": name, "resume": "allow", "dir": folder}
+        try:
+            self._run = wandb.init(**options, config=settings_of(trainer.config))
+        except (wandb.errors.Error, ValueError) as error:
+            raise UserError(f"--wandb {self.project}: {' '.join(str(error).split())}") from None
+
+    def measured(self, position: int, metrics: dict[str, float]) -> None:
+        self._run.log({f"train/{name}": value for name, value in metrics.items()}, step=position)
+
+    def preview(self, position: int, picture: Tensor) -> None:
+        import wandb
+
+        self._run.log({"preview": wandb.Image(to_bytes(picture))}, step=position)
 
     def close(self) -> None:
-        """End the bar and flush the events."""
-        if self._bar is not None:
-            self._bar.close()
-            self._writer.close()
+        if self._run is not None:
+            self._run.finish()
+
+
+def settings_of(config: TrainConfig) -> dict[str, Any]:
+    """Every setting by its dotted name, without the table of directions."""
+    return {k: v for k, v in flatten(to_dict(config)).items() if "directions" not in k}

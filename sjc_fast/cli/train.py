@@ -5,22 +5,36 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from ..config import TrainConfig
+from ..reporter import Reporter, Together
 from ..run import FIELD, Interrupted, run
 from ..settings import default_config, default_model, resumed_config
 from . import parse, say
-from .reporting import ProgressReporter
+from .reporting import ProgressReporter, TensorBoardReporter, WandbReporter
+
+
+@dataclass
+class TrainOptions(TrainConfig):
+    """Everything that decides a run, and who may watch it."""
+
+    viewer: bool = False
+    """Show the object in the browser while it trains."""
+    viewer_port: int = 8080
+    viewer_host: str = "127.0.0.1"
+    """Where the viewer listens; 0.0.0.0 lets other machines in."""
+    wandb: str | None = None
+    """Also log to this project of Weights & Biases, an optional package."""
 
 
 def main(arguments: list[str]) -> None:
     """Read the options over the defaults that suit the model (or the resumed run's), train, and say what came out."""
-    config = read_config(arguments)
+    options = read_options(arguments)
     started = time.monotonic()
     try:
-        result = run(config, ProgressReporter())
+        result = run(config_of(options), reporters(options))
     except Interrupted as stop:
         print(f"stopped; continue with: sjc-fast train --resume {shlex.quote(str(stop.folder))}", file=sys.stderr)
         sys.exit(130)
@@ -30,17 +44,39 @@ def main(arguments: list[str]) -> None:
             say(f"  {path}")
 
 
-def read_config(arguments: list[str]) -> TrainConfig:
-    """The configuration that a command line asks for."""
+def reporters(options: TrainOptions) -> Together:
+    """Who hears of the run.
+
+    Raises:
+        UserError: somebody who was asked for cannot be had.
+    """
+    found: list[Reporter] = [ProgressReporter(), TensorBoardReporter()]
+    if options.viewer:
+        from ..viewer import ViewerReporter
+
+        found.append(ViewerReporter(options.viewer_host, options.viewer_port, say))
+    if options.wandb:
+        found.append(WandbReporter(options.wandb))
+    return Together(found)
+
+
+def config_of(options: TrainOptions) -> TrainConfig:
+    """What decides the run."""
+    return TrainConfig(**{f.name: getattr(options, f.name) for f in fields(TrainConfig)})
+
+
+def read_options(arguments: list[str]) -> TrainOptions:
+    """What a command line asks for."""
     resume = _option(arguments, "resume")
     if resume is not None:
-        saved = resumed_config(Path(resume))
-        return resumed_config(Path(resume), parse(TrainConfig, arguments, "train", saved))
+        saved = TrainOptions(**vars(resumed_config(Path(resume))))
+        options = parse(TrainOptions, arguments, "train", saved)
+        return replace(options, **vars(resumed_config(Path(resume), config_of(options))))
     model = _option(arguments, "model")
     if model is None:
         model = default_model(_option(arguments, "device") or "auto")
-    default = default_config(model, _option(arguments, "preset") or "model")
-    return replace(parse(TrainConfig, arguments, "train", default), model=default.model)
+    default = TrainOptions(**vars(default_config(model, _option(arguments, "preset") or "model")))
+    return replace(parse(TrainOptions, arguments, "train", default), model=default.model)
 
 
 def _option(arguments: list[str], name: str) -> str | None:

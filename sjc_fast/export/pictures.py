@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
 
 from ..cameras import Cameras
 from ..field import VoxelField
@@ -22,31 +24,40 @@ def take_pictures(
     field: VoxelField,
     model: ScoreModel,
     cameras: Cameras,
-    size: int,
+    size: int | tuple[int, int],
     background: tuple[float, float, float] | None = None,
     backend: str = "auto",
     *,
     decoded: bool = True,
+    rays: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """RGB and depth pictures as people see them.
 
     Args:
         cameras: V cameras.
-        size: pixels a side of the RGB picture (a latent model renders size / upscale and decodes).
+        size: pixels a side, or height and width, of the pictures. A latent model renders 1 / upscale of it and decodes.
         background: plain colour, RGB in [0, 1]; None for the field's own texture.
         decoded: through the model's decoder; else its cheap preview, enlarged.
+        rays: a rendered pixel and axis; their mean is what is decoded.
 
     Returns:
-        rgb [V, 3, size', size'] and depth shading [V, 1, h, w], both in [0, 1]; near is bright, nothing is black.
+        rgb [V, 3, height, width] and depth shading [V, 1, h, w], as rendered, both in [0, 1]; near is bright, nothing
+        is black.
     """
+    wanted = (size, size) if isinstance(size, int) else size
+    coarse = tuple(math.ceil(n / model.upscale) for n in wanted)
     plain = None
     if background is not None:
         plain = torch.tensor(background, device=field.box.device).expand(len(cameras), 3) * 2 - 1
-    out = render(field, cameras, max(1, size // model.upscale), background=plain, backend=backend, skip_empty=True)
-    rgb = model.decode(out.features) if decoded else model.preview(out.features)
-    factor = out.features.shape[-1] * model.upscale // rgb.shape[-1]  # a preview may have a latent's size
+    grid = (coarse[0] * rays, coarse[1] * rays)
+    out = render(field, cameras, grid, background=plain, backend=backend, skip_empty=True)
+    features, depth, opacity = (avg_pool2d(x, rays) for x in (out.features, out.depth[:, None], out.opacity[:, None]))
+    rgb = model.decode(features) if decoded else model.preview(features)
+    factor = coarse[0] * model.upscale // rgb.shape[-2]  # a preview may have a latent's size
     rgb = rgb.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
-    return rgb, shade_depth(out.depth, out.opacity, cameras, field.box)[:, None]
+    if rgb.shape[-2:] != wanted:  # which is no multiple of upscale
+        rgb = interpolate(rgb, wanted, mode="bilinear", antialias=True)
+    return rgb, shade_depth(depth[:, 0], opacity[:, 0], cameras, field.box)[:, None]
 
 
 def shade_depth(depth: Tensor, opacity: Tensor, cameras: Cameras, box: Tensor) -> Tensor:
@@ -66,8 +77,12 @@ def to_bytes(picture: Tensor) -> np.ndarray:
 
 def contact_sheet(rgb: Tensor, depth: Tensor) -> Tensor:
     """Views side by side, RGB above depth, [3, H, W]."""
-    depth = torch.nn.functional.interpolate(depth, rgb.shape[-2:], mode="bilinear").expand_as(rgb)
-    return torch.cat([torch.cat(list(rgb), dim=-1), torch.cat(list(depth), dim=-1)], dim=-2)
+    return torch.cat([torch.cat(list(rgb), dim=-1), torch.cat(list(grey(depth, rgb)), dim=-1)], dim=-2)
+
+
+def grey(depth: Tensor, rgb: Tensor) -> Tensor:
+    """Depth shading [V, 1, h, w] as RGB pictures of the size of others, [V, 3, H, W]."""
+    return interpolate(depth, rgb.shape[-2:], mode="bilinear").expand_as(rgb)
 
 
 def save_picture(picture: Tensor, path: Path) -> None:

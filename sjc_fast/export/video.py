@@ -2,48 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import imageio.v2 as iio
+import imageio_ffmpeg
 import torch
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..errors import MissingTool, UserError
 from ..field import VoxelField
 from ..files import atomic
 from ..scores.protocol import ScoreModel
-from .pictures import take_pictures, to_bytes
+from .pictures import grey, take_pictures, to_bytes
 
 
 def frames_of(
     field: VoxelField,
     model: ScoreModel,
     cameras: Cameras,
-    size: int,
+    size: int | tuple[int, int],
     background: tuple[float, float, float] | None,
     backend: str = "auto",
-) -> Iterable[Tensor]:
-    """One RGB picture [3, size, size] a camera, made as it is asked for."""
+    *,
+    rays: int = 1,
+    depth: bool = False,
+) -> Iterator[Tensor]:
+    """One RGB picture [3, height, width] a camera, made as it is asked for; see `take_pictures`.
+
+    Args:
+        depth: with the depth on the right, [3, height, 2 width].
+    """
     for i in range(len(cameras)):
-        yield take_pictures(field, model, cameras[i : i + 1], size, background, backend)[0][0]
+        rgb, near = take_pictures(field, model, cameras[i : i + 1], size, background, backend, rays=rays)
+        yield torch.cat([rgb, grey(near, rgb)], dim=-1)[0] if depth else rgb[0]
 
 
-def save_video(frames: Iterable[Tensor], path: Path, fps: int) -> None:
+def find_ffmpeg() -> str:
+    """The ffmpeg that imageio found.
+
+    Raises:
+        MissingTool: there is none that runs.
+    """
+    try:
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+        subprocess.run([program, "-version"], check=True, capture_output=True)
+    except (RuntimeError, OSError, subprocess.CalledProcessError):
+        raise MissingTool(
+            "there is no working ffmpeg: pip install imageio-ffmpeg, or name one in IMAGEIO_FFMPEG_EXE"
+        ) from None
+    return program
+
+
+def save_video(frames: Iterable[Tensor], path: Path, fps: int, quality: float = 8) -> None:
     """Write RGB frames [3, H, W] in [0, 1] as an H.264 MP4, atomically, holding one frame at a time.
 
     Odd sides lose a pixel row or column: H.264 needs even ones.
 
+    Args:
+        quality: up to 10.
+
     Raises:
-        UserError: the file cannot be written.
+        UserError: the file cannot be written; `MissingTool` without ffmpeg.
     """
-    options = {"codec": "libx264", "quality": 8, "macro_block_size": 2, "pixelformat": "yuv420p"}
+    find_ffmpeg()
+    options = {"codec": "libx264", "quality": quality, "macro_block_size": 2, "pixelformat": "yuv420p"}
     options["ffmpeg_log_level"] = "quiet"  # its failures come back as exceptions
     # `closing`: the writer's own context leaves ffmpeg running, and its file growing, after an error.
     with atomic(path, "the video") as partial, closing(iio.get_writer(partial, fps=fps, **options)) as writer:
         for frame in frames:
             writer.append_data(to_bytes(even(frame)))
+
+
+def save_gif(frames: Iterable[Tensor], path: Path, fps: int) -> None:
+    """Write RGB frames [3, H, W] in [0, 1] as an endless GIF, atomically, holding one frame at a time.
+
+    By way of a video: a palette for all frames is chosen once all are known.
+
+    Raises:
+        UserError: as `save_video`.
+    """
+    program = find_ffmpeg()
+    with tempfile.TemporaryDirectory() as folder:
+        video, palette = Path(folder, "video.mp4"), Path(folder, "palette.png")
+        save_video(frames, video, fps, quality=10)
+        with atomic(path, "the GIF") as partial:
+            for inputs, graph, target in (
+                (["-i", video], "palettegen=reserve_transparent=0", palette),
+                (["-i", video, "-i", palette], "paletteuse=dither=sierra2_4a:diff_mode=rectangle", partial),
+            ):
+                command = [program, "-y", "-loglevel", "error", *inputs, "-lavfi", graph, target]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    raise UserError(f"cannot write the GIF {path}: {' '.join(done.stderr.split())[-300:]}")
 
 
 def even(frame: Tensor) -> Tensor:

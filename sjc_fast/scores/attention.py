@@ -51,8 +51,10 @@ def use_attention(unet: Any, name: str, device: torch.device, dtype: torch.dtype
     """Make a diffusers UNet use the attention called "sdpa" (what it does anyway) or "xformers".
 
     Returns:
-        The operator that runs in its first self-attention, by name.
+        The operator that runs in its first self-attention, by name; "none" for a network without attention.
     """
+    if not unet.attn_processors:
+        return "none"
     if name == "sdpa":
         return name
     unet.enable_xformers_memory_efficient_attention()

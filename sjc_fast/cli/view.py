@@ -1,0 +1,68 @@
+"""`sjc-fast view`: orbit a run's object in the browser."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ..errors import UserError
+from ..export.paths import spiral
+from ..run import CHECKPOINT, FIELD, display_background, open_run
+from ..scores.load import load_score_model
+from ..settings import pick_device
+from . import parse, say
+
+
+@dataclass
+class ViewOptions:
+    """The object of a run in the browser; of a running one, as it grows from checkpoint to checkpoint."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    port: int = 8080
+    host: str = "127.0.0.1"
+    """Where to listen; 0.0.0.0 lets other machines in."""
+    device: str = "auto"
+    backend: str = "auto"
+
+
+def main(arguments: list[str]) -> None:
+    """Serve until Ctrl-C."""
+    options = parse(ViewOptions, arguments, "view")
+    from ..viewer import Viewer, check_port, training_cameras
+
+    check_port(options.host, options.port)
+    config, field = open_run(options.run)
+    device = pick_device(options.device)
+    viewer = Viewer(
+        field.to(device),
+        load_score_model(config.model, device),
+        background=display_background(config),
+        cameras=training_cameras(config),
+        path=spiral(120, *config.cameras.lens).c2w[:, :3, 3],
+        backend=options.backend,
+        title=config.prompt,
+        host=options.host,
+        port=options.port,
+    )
+    say(f"{viewer.address} (stop with Ctrl-C)")
+    try:
+        seen = _age(options.run)
+        while True:
+            time.sleep(0.5)
+            if (now := _age(options.run)) != seen:
+                seen = now
+                viewer.show(open_run(options.run)[1].to(device))
+    except UserError as error:
+        raise UserError(f"the run has gone: {error}") from None
+    finally:
+        viewer.close()
+
+
+def _age(folder: Path) -> float:
+    """When the newest of field and checkpoint was written."""
+    return max((p.stat().st_mtime for p in (folder / FIELD, folder / CHECKPOINT) if p.exists()), default=0.0)

@@ -1,0 +1,80 @@
+"""A run in the browser while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..cameras import Cameras
+from ..config import TrainConfig
+from ..export.paths import spiral
+from ..reporter import Asked, Reporter
+from ..run import display_background
+from ..schedule import draw_cameras
+from ..trainer import Trainer
+from .server import Viewer, check_port
+
+OPTION = "--viewer-port"
+CURVES = ("opacity", "emptiness", "score")
+
+
+def training_cameras(config: TrainConfig, count: int = 48) -> Cameras:
+    """The first cameras that a run trains with, or some like them."""
+    return draw_cameras(count, config.cameras, torch.Generator().manual_seed(config.seed * 8))[0]
+
+
+class ViewerReporter(Reporter):
+    """Shows a run in the browser while it trains, and passes on what the buttons ask for.
+
+    Args:
+        host, port: where to listen.
+        say: prints a line for people.
+
+    Raises:
+        UserError: nobody can listen there.
+    """
+
+    def __init__(self, host: str, port: int, say: Callable[[str], None]) -> None:
+        check_port(host, port, OPTION)  # before anything is loaded
+        self.host, self.port, self._say = host, port, say
+        self._viewer: Viewer | None = None
+
+    def start(self, trainer: Trainer, folder: Path) -> None:  # noqa: ARG002
+        config = trainer.config
+        self._steps, self._prompt = config.steps, config.prompt
+        self._viewer = Viewer(
+            trainer.field,
+            trainer.model,
+            background=display_background(config),
+            cameras=training_cameras(config),
+            path=spiral(120, *config.cameras.lens).c2w[:, :3, 3],
+            curves=CURVES,
+            backend=config.backend,
+            title=config.prompt,
+            host=self.host,
+            port=self.port,
+            option=OPTION,
+        )
+        self._say(f"viewer {self._viewer.address}")
+
+    def step(self, position: int) -> None:
+        self._viewer.status = f"**{self._prompt}**: step {position} of {self._steps}"
+        self._viewer.refresh()
+
+    def measured(self, position: int, metrics: dict[str, float]) -> None:
+        self._viewer.measured(position, metrics)
+
+    def asked(self) -> Asked:
+        controls = self._viewer.controls
+        pause = controls.paused
+        if pause and controls.steps > 0:
+            controls.steps -= 1
+            pause = False
+        save, controls.save = controls.save, False
+        return Asked(pause=pause, stop=controls.stop, save=save)
+
+    def close(self) -> None:
+        if self._viewer is not None:
+            self._viewer.close()
