@@ -1,14 +1,11 @@
 """Settings of the whole test run."""
 
 import os
-import shutil
 
 import pytest
 import torch
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ("--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-component-update")
-SOFTWARE_GL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")  # the viewer's page needs WebGL
+from benchmarks.browser import PROGRAM, chromium
 
 if not torch.cuda.is_available():  # the kernels then run in Triton's interpreter; it is read when they are imported
     os.environ["TRITON_INTERPRET"] = "1"
@@ -43,11 +40,7 @@ def poison(monkeypatch):
 @pytest.fixture(scope="module")
 def browser():
     """A real browser without a window."""
-    if CHROMIUM is None:
+    if PROGRAM is None:
         pytest.skip("there is no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, "--disable-quic", *SOFTWARE_GL])
-        yield chromium
-        chromium.close()
+    with chromium() as browser:
+        yield browser

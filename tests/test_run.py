@@ -1,5 +1,6 @@
 """Whole runs as processes: what they write, that others can read it, that they survive being stopped."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -14,12 +15,14 @@ import torch
 import yaml
 from plyfile import PlyData
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from test_cli import COMMAND, sjc
 
 import sjc_fast
 from benchmarks import pipelines
 from sjc_fast import UserError, VoxelField, run
 from sjc_fast.checkpoint import load_checkpoint
+from sjc_fast.cli.reporting import WandbReporter
 from sjc_fast.config import load_yaml, merge
 from sjc_fast.reporter import Reporter
 from sjc_fast.run import _make_free_folder
@@ -54,6 +57,8 @@ def check_run_folder(folder, frames=5, size=48):
     events.Reload()
     assert {"train/sigma", "train/opacity"} <= set(events.Tags()["scalars"])
     assert "preview" in events.Tags()["images"]
+    settings = HParamsPluginData.FromString(events.PluginTagToContent("hparams")["_hparams_/session_start_info"])
+    assert settings.session_start_info.hparams["steps"].number_value == 6
     assert VoxelField.load(folder / "field.safetensors").density.shape == (12, 12, 12)
 
 
@@ -91,6 +96,26 @@ def test_a_stable_diffusion_folder(tmp_path, vae):
     config = load_yaml(tmp_path / "run" / "config.yaml")
     assert config.guidance == 100.0  # the paper's settings, not the embedded model's
     assert config.cameras.radius == 1.5
+
+
+def test_weights_and_biases(tmp_path):
+    """Their real package without a network; it keeps what it would send."""
+    options = ["--steps", "6", "--log.metrics-every", "2", "--output", "run", "--wandb", "shapes-test", *SMALL]
+    environment = {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    done = sjc("train", "--prompt", "a red ball", *options, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    (records,) = kept.glob("*.wandb")
+    sent = records.read_bytes()
+    assert all(word in sent for word in (b"shapes-test", b"train/opacity", b"score.sigma.mode", b"a red ball"))
+    (picture,) = kept.glob("files/media/images/preview_6_*.png")
+    assert iio.imread(picture).std() > 1
+
+
+def test_weights_and_biases_when_it_is_not_there(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match="it is not installed: pip install 'sjc-fast\\[wandb\\]'"):
+        WandbReporter("project")
 
 
 STEPS = 60

@@ -10,8 +10,7 @@ from typing import Annotated
 import tyro
 
 from ..errors import UserError
-from ..export.paths import spiral
-from ..run import CHECKPOINT, FIELD, display_background, open_run
+from ..run import CHECKPOINT, FIELD, open_run
 from ..scores.load import load_score_model
 from ..settings import pick_device
 from . import parse, say
@@ -33,22 +32,13 @@ class ViewOptions:
 def main(arguments: list[str]) -> None:
     """Serve until Ctrl-C."""
     options = parse(ViewOptions, arguments, "view")
-    from ..viewer import Viewer, check_port, training_cameras
+    from ..viewer import check_port, view_run
 
     check_port(options.host, options.port)
     config, field = open_run(options.run)
     device = pick_device(options.device)
-    viewer = Viewer(
-        field.to(device),
-        load_score_model(config.model, device),
-        background=display_background(config),
-        cameras=training_cameras(config),
-        path=spiral(120, *config.cameras.lens).c2w[:, :3, 3],
-        backend=options.backend,
-        title=config.prompt,
-        host=options.host,
-        port=options.port,
-    )
+    model, where = load_score_model(config.model, device), {"host": options.host, "port": options.port}
+    viewer = view_run(config, field.to(device), model, backend=options.backend, **where)
     say(f"{viewer.address} (stop with Ctrl-C)")
     try:
         seen = _age(options.run)

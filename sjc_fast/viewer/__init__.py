@@ -1,6 +1,6 @@
 """The live viewer: a browser page that orbits a field, by itself or while it trains."""
 
-from .reporting import ViewerReporter, training_cameras
+from .reporting import ViewerReporter, view_run
 from .server import Viewer, check_port
 
-__all__ = ["Viewer", "ViewerReporter", "check_port", "training_cameras"]
+__all__ = ["Viewer", "ViewerReporter", "check_port", "view_run"]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..cameras import Cameras
 from ..config import TrainConfig
 from ..export.paths import spiral
+from ..field import VoxelField
 from ..reporter import Asked, Reporter
 from ..run import display_background
 from ..schedule import draw_cameras
+from ..scores.protocol import ScoreModel
 from ..trainer import Trainer
 from .server import Viewer, check_port
 
@@ -23,6 +26,23 @@ CURVES = ("opacity", "emptiness", "score")
 def training_cameras(config: TrainConfig, count: int = 48) -> Cameras:
     """The first cameras that a run trains with, or some like them."""
     return draw_cameras(count, config.cameras, torch.Generator().manual_seed(config.seed * 8))[0]
+
+
+def view_run(config: TrainConfig, field: VoxelField, model: ScoreModel, **options: Any) -> Viewer:
+    """A viewer for a run's field, with some training cameras and the spiral that a video may follow.
+
+    Args:
+        options: the rest of `Viewer`'s.
+    """
+    return Viewer(
+        field,
+        model,
+        background=display_background(config),
+        cameras=training_cameras(config),
+        path=spiral(120, *config.cameras.lens).c2w[:, :3, 3],
+        title=config.prompt,
+        **options,
+    )
 
 
 class ViewerReporter(Reporter):
@@ -44,19 +64,8 @@ class ViewerReporter(Reporter):
     def start(self, trainer: Trainer, folder: Path) -> None:  # noqa: ARG002
         config = trainer.config
         self._steps, self._prompt = config.steps, config.prompt
-        self._viewer = Viewer(
-            trainer.field,
-            trainer.model,
-            background=display_background(config),
-            cameras=training_cameras(config),
-            path=spiral(120, *config.cameras.lens).c2w[:, :3, 3],
-            curves=CURVES,
-            backend=config.backend,
-            title=config.prompt,
-            host=self.host,
-            port=self.port,
-            option=OPTION,
-        )
+        where = {"host": self.host, "port": self.port, "option": OPTION}
+        self._viewer = view_run(config, trainer.field, trainer.model, backend=config.backend, curves=CURVES, **where)
         self._say(f"viewer {self._viewer.address}")
 
     def step(self, position: int) -> None:
