@@ -159,3 +159,28 @@ def test_pages_that_cannot_be(tmp_path):
         assert done.returncode == 2
         assert message in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1200, "light")])
+def test_the_report_in_a_browser(finished, browser, width, scheme):
+    """On a phone and on a screen, dark and light: everything shows, nothing is fetched, nothing sticks out."""
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    asked, broken = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", broken.append)
+    page.goto((finished / "report.html").as_uri())
+    page.wait_for_function("[...document.images].every(i => i.complete)")
+    assert page.evaluate("[...document.images].map(i => i.naturalWidth)").count(0) == 0
+    assert page.evaluate("document.images.length") >= 4
+    page.wait_for_function("document.querySelector('video').readyState > 0")
+    assert page.evaluate("document.querySelector('video').videoWidth") == 48
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    paper, ink = (
+        sum(int(v) for v in re.findall(r"\d+", page.evaluate(f"getComputedStyle(document.body).{name}"))[:3])
+        for name in ("backgroundColor", "color")
+    )
+    assert (paper < 150 < 450 < ink) if scheme == "dark" else (ink < 150 < 450 < paper)
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert broken == []
+    assert page.get_by_text("a red <mushroom>").first.is_visible()
+    page.close()
