@@ -10,6 +10,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from benchmarks import pipelines
 from sjc_fast import MixtureModel, ScoreModel, UserError, load_score_model
+from sjc_fast.scores.attention import use_attention
 from sjc_fast.scores.vocabulary import Vocabulary
 
 PROMPTS = ["a red cube", "a blue ball"]
@@ -172,3 +173,12 @@ def test_vocabulary():
     ):
         with pytest.raises(UserError, match=message):
             words.check(prompt)
+
+
+def test_a_network_without_attention_says_so():
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (32,)}
+    unet = UNet2DConditionModel(**blocks, mid_block_type="UNetMidBlock2D", cross_attention_dim=8)
+    assert [use_attention(unet, name, torch.device("cpu"), torch.float32) for name in ("sdpa", "xformers")] == [
+        "none",
+        "none",
+    ]
