@@ -10,6 +10,21 @@ from pathlib import Path
 from .errors import UserError
 
 
+def prepare(path: Path) -> None:
+    """Make the folder of a file that is to be written, and see that it can be, before the work on it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    probe = path.with_name(f"{path.stem}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
 @contextmanager
 def atomic(path: Path, what: str) -> Iterator[Path]:
     """A temporary name beside `path` to write to; flushed to the disk and renamed when the block ends well.

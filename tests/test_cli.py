@@ -311,6 +311,15 @@ def test_videos_that_cannot_be(finished, tmp_path):
     assert "[!!] ffmpeg: there is no working ffmpeg" in sjc("doctor", cwd=tmp_path, env=without).stdout
 
 
+def test_outputs_that_cannot_be_written(finished, tmp_path):
+    """Refused before the work; where even root may not write."""
+    for arguments in (["export", finished], ["render", finished], ["gallery", finished]):
+        name = {"export": "m.glb", "render": "v.mp4", "gallery": "g.html"}[arguments[0]]
+        refused(
+            sjc(*arguments, "--output", f"/proc/nothing/{name}", cwd=tmp_path), "cannot write /proc/nothing", tmp_path
+        )
+
+
 def test_help_is_quick_and_complete(tmp_path):
     done = sjc("--help", cwd=tmp_path)
     assert done.returncode == 0

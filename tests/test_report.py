@@ -167,7 +167,7 @@ def test_the_report_in_a_browser(finished, browser, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     asked, broken = [], []
     page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", broken.append)
+    page.on("pageerror", lambda error: broken.append(error))
     page.goto((finished / "report.html").as_uri())
     page.wait_for_function("[...document.images].every(i => i.complete)")
     assert page.evaluate("[...document.images].map(i => i.naturalWidth)").count(0) == 0

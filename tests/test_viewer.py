@@ -17,6 +17,9 @@ from test_cli import COMMAND, QUICK, sjc
 from test_export import WHITE, pixel_model, sphere
 
 from sjc_fast import UserError, ring
+from sjc_fast.config import merge, save_yaml
+from sjc_fast.run import FIELD
+from sjc_fast.settings import CONFIG, default_config
 from sjc_fast.viewer import Viewer, check_port
 from sjc_fast.viewer.optics import Pose, viser_pose
 
@@ -155,8 +158,9 @@ def test_a_run_is_watched_paused_and_stopped(browser, tmp_path):
 
 def test_a_finished_run_is_viewed(tmp_path):
     folder, port = tmp_path / "run", free_port()
-    done = sjc("train", "--prompt", "a red cube", "--output", folder, *QUICK, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    folder.mkdir()
+    save_yaml(merge(default_config("shapes"), {"prompt": "a red cube", "output": str(folder)}), folder / CONFIG)
+    sphere().save(folder / FIELD)
     command = [COMMAND, "view", str(folder), "--port", str(port)]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:

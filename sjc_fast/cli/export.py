@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ..errors import UserError
+from ..files import prepare
 from ..run import display_background, open_run
 from ..scores.load import load_score_model
 from ..settings import pick_device
@@ -45,6 +46,7 @@ def main(arguments: list[str]) -> None:
     _check(options, output)
     config, field = open_run(options.run)
     device = pick_device(options.device)
+    prepare(output)
     from ..export.mesh import save_mesh
     from ..export.surface import surface_of
 
@@ -60,7 +62,6 @@ def main(arguments: list[str]) -> None:
         texture=None if options.format == "ply" else options.texture,
         backend=options.backend,
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
     for path in save_mesh(mesh, output):
         print(path)
     closed = "watertight" if figures["watertight"] else "not watertight"

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from ..errors import UserError
+from ..files import prepare
 from . import parse
 
 
@@ -31,5 +32,5 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--output {options.output}: give a name that ends in .html")
     from ..export.report import write_gallery
 
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    prepare(options.output)
     print(write_gallery(options.runs, options.output, options.title))

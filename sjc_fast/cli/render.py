@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..export.paths import load_path, spiral
 from ..export.pictures import contact_sheet, save_picture, take_pictures
 from ..export.video import find_ffmpeg, frames_of, save_gif, save_video
+from ..files import prepare
 from ..run import display_background, open_run, orbit_cameras
 from ..scores.load import load_score_model
 from ..settings import pick_device
@@ -61,13 +62,13 @@ def main(arguments: list[str]) -> None:
     _check(options, output)
     config, field = open_run(options.run)
     cameras = _cameras(options, config, output.suffix in VIDEOS)
+    prepare(output)
     if output.suffix in VIDEOS:
         find_ffmpeg()  # before the work
     device = pick_device(options.device)
     model, field, cameras = load_score_model(config.model, device), field.to(device), cameras.to(device)
     look = {"size": (options.height or options.size, options.size), "background": display_background(config)}
     look |= {"backend": options.backend, "rays": options.supersample}
-    output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix in VIDEOS:
         frames = frames_of(field, model, cameras, depth=bool(options.depth), **look)
         VIDEOS[output.suffix](_counted(frames, len(cameras)), output, options.fps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import math
 import socket
 import threading
@@ -100,6 +101,7 @@ class Viewer:
         self._plotted = (0.0, 0)  # when, and up to which step
         self._sights: dict[int, _Sight] = {}
         self._closing = threading.Event()
+        logging.getLogger("websockets").setLevel(logging.CRITICAL)  # a stranger's bad greeting is no news
         with contextlib.redirect_stdout(io.StringIO()):  # its own banner
             self._server = viser.ViserServer(host=host, port=port, label=title, verbose=False)
         if self._server.get_port() != port:  # taken between the check and now; viser went on to the next one
