@@ -216,9 +216,10 @@ class Viewer:
                 for sight in list(self._sights.values()):
                     try:
                         drawn |= self._draw(sight)
-                        self._draw_curves()
                     except Exception as error:  # a browser may leave at any moment; drawing must not end with it
                         self.status = f"cannot draw: {' '.join(str(error).split())[:200]}"
+                if self._sights:
+                    self._write()
                 if not drawn:
                     self._closing.wait(0.03)
 
@@ -241,7 +242,7 @@ class Viewer:
         sight.side = min(float(LARGEST), max(float(SMALLEST), 0.5 * (sight.side + faster)))
         return True
 
-    def _draw_curves(self) -> None:
+    def _write(self) -> None:
         """The line of text, and the curves that have grown."""
         if self._status.content != self.status:
             self._status.content = self.status
