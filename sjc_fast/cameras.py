@@ -50,17 +50,18 @@ class Cameras:
         return self.c2w[:, :3, 3], torch.nn.functional.normalize(world, dim=-1)
 
 
-def orbit(azimuth: Tensor, elevation: Tensor, radius: float, fov: Tensor | float) -> Cameras:
+def orbit(azimuth: Tensor, elevation: Tensor, radius: Tensor | float, fov: Tensor | float) -> Cameras:
     """Cameras on a sphere, looking at the origin with y up.
 
     Args:
         azimuth: [V] degrees; 0 is the front (a camera at -x), 90 a camera at +z.
         elevation: [V] degrees above the horizon, within (-90, 90).
-        radius: distance from the origin.
+        radius: distance from the origin, one for all or [V].
         fov: degrees, one for all or [V].
     """
     a, e = torch.deg2rad(azimuth.double()), torch.deg2rad(elevation.double())
-    eye = radius * torch.stack([-e.cos() * a.cos(), e.sin(), e.cos() * a.sin()], dim=-1)
+    eye = torch.stack([-e.cos() * a.cos(), e.sin(), e.cos() * a.sin()], dim=-1)
+    eye *= radius[:, None] if isinstance(radius, Tensor) else radius
     fov = torch.as_tensor(fov, dtype=torch.float32).expand(len(eye)).clone()
     return Cameras(look_at(eye).float(), fov)
 

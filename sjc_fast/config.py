@@ -336,6 +336,11 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
     return value
 
 
+def settings_of(config: TrainConfig) -> dict[str, Any]:
+    """Every setting by its dotted name, for people: without the table of directions."""
+    return {k: v for k, v in flatten(to_dict(config)).items() if k != "cameras.directions"}
+
+
 def save_yaml(config: TrainConfig, path: Path) -> None:
     """Write the whole tree."""
     with atomic(path, "the configuration") as partial:

@@ -102,6 +102,18 @@ def parse(kind: type[Options], arguments: list[str], command: str, default: Opti
         raise UserError(f"{_unbox(said.getvalue())}; see sjc-fast {command} --help") from None
 
 
+def check_limits(options: object, limits: dict[str, tuple[int, int]]) -> None:
+    """Refuse numbers outside their limits; None is an option that was not given.
+
+    Raises:
+        UserError: naming the option and its limits.
+    """
+    for name, (low, high) in limits.items():
+        value = getattr(options, name)
+        if value is not None and not low <= value <= high:
+            raise UserError(f"--{name} {value}: it must be between {low} and {high}")
+
+
 def _unbox(text: str) -> str:
     """The words inside a drawn box, up to its first rule, on one line."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)

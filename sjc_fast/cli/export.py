@@ -14,7 +14,7 @@ from ..files import prepare
 from ..run import display_background, open_run
 from ..scores.load import load_score_model
 from ..settings import pick_device
-from . import parse
+from . import check_limits, parse
 
 
 @dataclass
@@ -76,6 +76,4 @@ def _check(options: ExportOptions, output: Path) -> None:
         raise UserError(f"--output {output}: a {options.format} file ends in .{options.format}")
     if options.iso is not None and not 0 < options.iso < math.inf:
         raise UserError(f"--iso {options.iso:g}: a density is positive")
-    for name, low, high in (("faces", 16, 10**7), ("texture", 16, 8192), ("size", 16, 4096)):
-        if not low <= getattr(options, name) <= high:
-            raise UserError(f"--{name} {getattr(options, name)}: between {low} and {high}")
+    check_limits(options, {"faces": (16, 10**7), "texture": (16, 8192), "size": (16, 4096)})

@@ -21,7 +21,7 @@ from ..files import prepare
 from ..run import display_background, open_run, orbit_cameras
 from ..scores.load import load_score_model
 from ..settings import pick_device
-from . import parse
+from . import check_limits, parse
 
 VIDEOS = {".mp4": save_video, ".gif": save_gif}
 
@@ -101,7 +101,4 @@ def _check(options: RenderOptions, output: Path) -> None:
     if not -89 <= options.elevation <= 89:
         raise UserError(f"--elevation {options.elevation:g}: between -89 and 89 degrees")
     limits = {"size": (8, 4096), "height": (8, 4096), "supersample": (1, 8), "fps": (1, 240)}
-    for name, (low, high) in (limits | {"views": (1, 1000), "frames": (1, 10**5)}).items():
-        value = getattr(options, name)
-        if value is not None and not low <= value <= high:
-            raise UserError(f"--{name} {value}: it must be between {low} and {high}")
+    check_limits(options, limits | {"views": (1, 1000), "frames": (1, 10**5)})

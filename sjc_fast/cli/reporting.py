@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from ..config import TrainConfig, flatten, to_dict
+from ..config import settings_of
 from ..errors import UserError
 from ..export.pictures import to_bytes
 from ..reporter import Reporter
@@ -126,8 +126,3 @@ class WandbReporter(Reporter):
     def close(self) -> None:
         if self._run is not None:
             self._run.finish()
-
-
-def settings_of(config: TrainConfig) -> dict[str, Any]:
-    """Every setting by its dotted name, without the table of directions."""
-    return {k: v for k, v in flatten(to_dict(config)).items() if "directions" not in k}

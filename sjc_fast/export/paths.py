@@ -95,8 +95,4 @@ def _keyframes(keyframes: list[dict[str, float]], loop: bool, count: int, start:
     else:
         curve = PchipInterpolator(np.arange(len(values)), values)(np.linspace(0, len(values) - 1, count))
     azimuth, elevation, radius, fov = torch.from_numpy(curve).unbind(dim=-1)
-    cameras = [
-        orbit(azimuth[i : i + 1], elevation[i : i + 1].clamp(-89.9, 89.9), float(radius[i]), float(fov[i]))
-        for i in range(count)
-    ]
-    return Cameras(torch.cat([c.c2w for c in cameras]), torch.cat([c.fov for c in cameras]))
+    return orbit(azimuth, elevation.clamp(-89.9, 89.9), radius, fov)

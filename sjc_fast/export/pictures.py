@@ -14,9 +14,23 @@ from torch.nn.functional import avg_pool2d, interpolate
 from ..cameras import Cameras
 from ..field import VoxelField
 from ..files import atomic
-from ..rendering import render
+from ..rendering import Rendering, render
 from ..rendering.reference import FAR_DEPTH
 from ..scores.protocol import ScoreModel
+
+
+def look(
+    field: VoxelField,
+    cameras: Cameras,
+    size: tuple[int, int],
+    background: tuple[float, float, float] | None = None,
+    backend: str = "auto",
+) -> Rendering:
+    """`render` for pictures: empty space skipped, over a plain colour (RGB in [0, 1]), or None for the field's own."""
+    plain = None
+    if background is not None:
+        plain = torch.tensor(background, device=field.box.device).expand(len(cameras), 3) * 2 - 1
+    return render(field, cameras, size, background=plain, backend=backend, skip_empty=True)
 
 
 @torch.no_grad()
@@ -46,11 +60,7 @@ def take_pictures(
     """
     wanted = (size, size) if isinstance(size, int) else size
     coarse = tuple(math.ceil(n / model.upscale) for n in wanted)
-    plain = None
-    if background is not None:
-        plain = torch.tensor(background, device=field.box.device).expand(len(cameras), 3) * 2 - 1
-    grid = (coarse[0] * rays, coarse[1] * rays)
-    out = render(field, cameras, grid, background=plain, backend=backend, skip_empty=True)
+    out = look(field, cameras, (coarse[0] * rays, coarse[1] * rays), background, backend)
     features, depth, opacity = (avg_pool2d(x, rays) for x in (out.features, out.depth[:, None], out.opacity[:, None]))
     rgb = model.decode(features) if decoded else model.preview(features)
     factor = coarse[0] * model.upscale // rgb.shape[-2]  # a preview may have a latent's size

@@ -12,9 +12,10 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from ..config import TrainConfig, flatten, load_yaml, to_dict
+from ..config import TrainConfig, load_yaml, settings_of
 from ..files import atomic
 from ..journal import METRICS, RECORD, TIMELINE, read_metrics, read_record
+from ..settings import CONFIG
 from .charts import line_chart
 
 REPORT = "report.html"
@@ -30,7 +31,7 @@ FILES = {
     "field.safetensors": "the voxel field",
     "preview.png": "four views, colour and depth",
     "views.png": "views, colour and depth",
-    "config.yaml": "every setting",
+    CONFIG: "every setting",
     METRICS: "what was measured, a line every few steps",
     RECORD: "how the run ended, versions, times",
     "checkpoint.safetensors": "to go on from here",
@@ -58,7 +59,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         UserError: not a run folder, or it cannot be written to.
     """
-    config, record, rows = load_yaml(folder / "config.yaml"), read_record(folder), read_metrics(folder)
+    config, record, rows = load_yaml(folder / CONFIG), read_record(folder), read_metrics(folder)
     page = (
         _templates()
         .get_template("report.html")
@@ -79,7 +80,7 @@ def write_report(folder: Path) -> Path:
             ],
             files=_files(folder),
             versions=list(record.get("versions", {}).items()),
-            settings=[(k, v) for k, v in flatten(to_dict(config)).items() if k != "cameras.directions"],
+            settings=list(settings_of(config).items()),
         )
     )
     return _write(page, folder / REPORT)
@@ -93,7 +94,7 @@ def write_gallery(folders: Sequence[Path], output: Path, title: str) -> Path:
     """
     cards = []
     for folder in folders:
-        config, record = load_yaml(folder / "config.yaml"), read_record(folder)
+        config, record = load_yaml(folder / CONFIG), read_record(folder)
         report = Path(os.path.relpath(folder / REPORT, output.parent))
         picture = max((folder / TIMELINE).glob("*.jpg"), default=folder / "preview.png")
         cards.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -42,6 +43,7 @@ def frames_of(
         yield torch.cat([rgb, grey(near, rgb)], dim=-1)[0] if depth else rgb[0]
 
 
+@functools.cache
 def find_ffmpeg() -> str:
     """The ffmpeg that imageio found.
 

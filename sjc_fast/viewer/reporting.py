@@ -24,7 +24,7 @@ CURVES = ("opacity", "emptiness", "score")
 
 
 def training_cameras(config: TrainConfig, count: int = 48) -> Cameras:
-    """The first cameras that a run trains with, or some like them."""
+    """Cameras such as a run trains with."""
     return draw_cameras(count, config.cameras, torch.Generator().manual_seed(config.seed * 8))[0]
 
 

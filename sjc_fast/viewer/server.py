@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,8 @@ from viser import uplot
 
 from ..cameras import Cameras
 from ..errors import UserError
-from ..export.pictures import shade_depth, to_bytes
+from ..export.pictures import look, shade_depth, to_bytes
 from ..field import VoxelField
-from ..rendering import render
 from ..scores.protocol import ScoreModel
 from .optics import Pose, viser_pose
 
@@ -213,13 +213,12 @@ class Viewer:
         with _beside(self.field.box.device):
             while not self._closing.is_set():
                 drawn = False
-                for sight in list(self._sights.values()):
+                draws = [partial(self._draw, sight) for sight in list(self._sights.values())]
+                for work in [*draws, self._write] if draws else []:
                     try:
-                        drawn |= self._draw(sight)
+                        drawn |= bool(work())
                     except Exception as error:  # a browser may leave at any moment; drawing must not end with it
                         self.status = f"cannot draw: {' '.join(str(error).split())[:200]}"
-                if self._sights:
-                    self._write()
                 if not drawn:
                     self._closing.wait(0.03)
 
@@ -265,11 +264,8 @@ class Viewer:
         """What a browser's camera sees, [H, W, 3] uint8."""
         device = self.field.box.device
         camera, size = pose.camera(max(8, side // self.model.upscale))
-        camera, plain = camera.to(device), None
-        if self.background is not None:
-            plain = torch.tensor([self.background], device=device) * 2 - 1
-        scene = _without_fog(self.field, float(self._threshold.value))
-        out = render(scene, camera, size, background=plain, backend=self.backend, skip_empty=True)
+        camera, scene = camera.to(device), _without_fog(self.field, float(self._threshold.value))
+        out = look(scene, camera, size, self.background, self.backend)
         if self._mode.value == "RGB":
             return to_bytes(self.model.preview(out.features)[0])
         if self._mode.value == "depth":
