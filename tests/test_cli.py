@@ -1,10 +1,15 @@
 """The real command: every wrong input gets one line, exit code 2, and leaves nothing behind."""
 
+import fcntl
 import json
 import os
+import pty
+import re
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -297,6 +302,18 @@ def test_export_and_render(finished, tmp_path):
         assert done.returncode == 0, done.stderr
         with av.open(str(output)) as video:
             assert [(frame.width, frame.height) for frame in video.decode(video=0)] == [(80, 30)] * 3
+
+
+def test_progress_is_shown_on_a_terminal(finished, tmp_path):
+    reader, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    command = [COMMAND, "render", str(finished), "--output", str(tmp_path / "p.mp4"), "--size", "32", "--frames", "9"]
+    subprocess.run(command, stderr=terminal, stdout=subprocess.PIPE, check=True)
+    os.write(terminal, b"end")  # so that there is something to read in any case
+    said = os.read(reader, 1 << 16)
+    os.close(terminal)
+    os.close(reader)
+    assert re.search(rb"\d+/9 \[.*frame", said)
 
 
 def test_videos_that_cannot_be(finished, tmp_path):

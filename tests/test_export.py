@@ -1,6 +1,7 @@
 """Meshes, pictures and videos against geometry that is known."""
 
 import math
+import weakref
 
 import av
 import pytest
@@ -252,6 +253,23 @@ def test_gif(tmp_path):
             gif.seek(i)
             assert [v / 255 for v in gif.convert("RGB").getpixel((20, 15))] == pytest.approx(colour.tolist(), abs=0.04)
     assert [p.name for p in tmp_path.iterdir()] == ["v.gif"]
+
+
+@pytest.mark.parametrize("save", [save_video, save_gif])
+def test_a_video_holds_one_frame_at_a_time(tmp_path, save):
+    """So that memory does not grow with the number of frames."""
+    alive = []
+
+    def frames():
+        for _ in range(8):
+            assert sum(frame() is not None for frame in alive) <= 1
+            frame = torch.rand(3, 32, 32)
+            alive.append(weakref.ref(frame))
+            yield frame
+            del frame
+
+    save(frames(), tmp_path / ("v.mp4" if save is save_video else "v.gif"), 12)
+    assert len(alive) == 8
 
 
 def test_depth_beside_the_picture():

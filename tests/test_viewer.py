@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from sjc_fast.run import FIELD
 from sjc_fast.settings import CONFIG, default_config
 from sjc_fast.viewer import Viewer, check_port
 from sjc_fast.viewer.optics import Pose, viser_pose
+from sjc_fast.viewer.server import _Sight
 
 GREY = (0.93, 0.93, 0.93)
 TRAIN = ["train", "--prompt", "a red ball", "--viewer", "--steps", "100000", "--log.metrics-every", "1"]
@@ -115,6 +117,40 @@ def test_modes_and_threshold_change_the_picture():
         viewer.field.density.data.clamp_(max=5.0)
         viewer._threshold.value = 20.0  # denser than anything in it
         assert viewer._picture(pose, 64).max() < 20
+    finally:
+        viewer.close()
+
+
+def test_pictures_are_as_fine_as_there_is_time_for(monkeypatch):
+    """While the camera moves: coarser where pictures take long, finer where they do not; at rest, the quality asked."""
+    viewer = Viewer(sphere(), pixel_model(), background=WHITE, port=free_port())
+    try:
+        wxyz, position = viser_pose(ring(1, 0, 2.5, 45.0).c2w[0])
+        camera = SimpleNamespace(wxyz=wxyz, position=position, fov=0.8, aspect=1.0)
+        shown = SimpleNamespace(set_background_image=lambda *_, **__: None)
+        sight = _Sight(SimpleNamespace(camera=camera, scene=shown))
+        sides = []
+
+        def moved(seconds):
+            def picture(_, side):
+                time.sleep(seconds)
+                sides.append(side)
+
+            monkeypatch.setattr(viewer, "_picture", picture)
+            for _ in range(6):
+                sight.moved = time.monotonic()
+                viewer.refresh()
+                sight.next = 0.0
+                viewer._draw(sight)
+            return sides[-1]
+
+        coarse = moved(0.2)
+        assert coarse < 100
+        assert moved(0.001) > 2 * coarse
+        sight.moved, sight.next = 0.0, 0.0
+        viewer._draw(sight)
+        assert sides[-1] == viewer._quality.value == 384
+        assert not viewer._draw(sight)  # nothing has changed
     finally:
         viewer.close()
 
