@@ -198,7 +198,10 @@ def test_a_finished_run_is_viewed(tmp_path):
     save_yaml(merge(default_config("shapes"), {"prompt": "a red cube", "output": str(folder)}), folder / CONFIG)
     sphere().save(folder / FIELD)
     command = [COMMAND, "view", str(folder), "--port", str(port)]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    options = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A shell's background jobs have Ctrl-C ignored, and pass that on.
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    process = subprocess.Popen(command, preexec_fn=heard, **options)
     try:
         assert until(lambda: not gone(port), 60)
         page = urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=10).read().decode()
