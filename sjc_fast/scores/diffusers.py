@@ -13,6 +13,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ..errors import UserError
 from .attention import check_attention, use_attention
+from .layout import TextWithLayout, UNetWithLayout
 from .lora import Lora
 from .parts import FolderSettings, PartLoader, one_line
 
@@ -67,7 +68,7 @@ class DiffusersModel:
         self.vocabulary, self.settings = own.vocabulary, own.defaults
         self.name = own.name or name
         self.latent, self.upscale, self.latent_scale = vae_source is not None, upscale, latent_scale
-        self.channels = unet.config.in_channels // self.patch**2
+        self.channels = unet.config.out_channels // self.patch**2
         self.size = unet.config.sample_size * self.patch
         self.attention = "sdpa"  # the operator that runs
         self.most: int | None = None  # inputs that fit into one call, once more were too many
@@ -221,20 +222,23 @@ def load_diffusers(
     scheduler = loader.scheduler()  # the small parts first: they say whether the model is of a kind that is known
     vae = loader.config("vae") if loader.has("vae") else None
     settings = FolderSettings.read(loader.folder) if loader.folder else FolderSettings()
-    check_kind(source, loader.config("unet"), vae, settings)
+    has_layout = loader.has("layout")
+    check_kind(source, loader.config("unet"), vae, settings, loader.config("layout") if has_layout else None)
     unet = loader.weights("unet")
 
     def text() -> tuple[Any, Any]:
         encoder = loader.weights("text_encoder")
         if adapter:
             adapter.add_to_text_encoder(encoder)
+        if has_layout:
+            encoder = TextWithLayout(encoder, loader.weights("layout"))
         return loader.tokenizer(), encoder
 
     if adapter:
         adapter.add_to_unet(unet)
     operator = use_attention(unet, attention, torch.device(device), dtype)
     model = DiffusersModel(
-        unet,
+        UNetWithLayout(unet, unet.config.in_channels - unet.config.out_channels) if has_layout else unet,
         scheduler,
         text,
         (lambda: loader.weights("vae")) if vae else None,
@@ -257,18 +261,28 @@ def load_diffusers(
     return model
 
 
-def check_kind(source: str, unet: dict[str, Any], vae: dict[str, Any] | None, settings: FolderSettings) -> None:
+def check_kind(
+    source: str,
+    unet: dict[str, Any],
+    vae: dict[str, Any] | None,
+    settings: FolderSettings,
+    layout: dict[str, Any] | None = None,
+) -> None:
     """Refuse networks that want or make something else.
 
     Raises:
-        UserError: what is wrong with the configurations of `unet` and `vae`.
+        UserError: what is wrong with the configurations of `unet`, `vae` and `layout`.
     """
-    if unet.get("in_channels") != unet.get("out_channels") or unet.get("addition_embed_type"):
+    seen = [unet.get("out_channels"), *([layout.get("channels")] if layout else [])]
+    counted = all(isinstance(n, int) for n in seen)
+    if not counted or unet.get("in_channels") != sum(seen) or unet.get("addition_embed_type"):
         raise UserError(f"model {source}: its UNet wants more than an image and a text, which is not supported")
-    channels, patch, size = unet["in_channels"], settings.pixel_patch, unet.get("sample_size")
+    channels, patch, size = unet["out_channels"], settings.pixel_patch, unet.get("sample_size")
     if vae is None and channels != 3 * patch**2:
         raise UserError(
             f"model {source}: without a vae it must make RGB; its UNet has {channels} channels for pixel_patch {patch}"
         )
     if not isinstance(size, int) or size < 1:
         raise UserError(f"model {source}: the sample_size of its UNet is {size!r}, and one number of pixels is needed")
+    if layout and layout.get("size") != size:
+        raise UserError(f"model {source}: its layout has {layout.get('size')} pixels, its UNet {size}")

@@ -27,6 +27,8 @@ class FolderSettings:
     timestep: str = "nearest"
     """"nearest" tick of the noise table, or "interpolated" between ticks."""
     vocabulary: Vocabulary | None = None
+    scenes: str = ""
+    """What its pictures show, where that is known exactly: "shapes", or nothing."""
     defaults: dict[str, Any] = field(default_factory=dict)
     """A partial configuration tree for `train`."""
 
@@ -51,6 +53,7 @@ class FolderSettings:
                 pixel_patch=patch,
                 timestep=timestep,
                 vocabulary=vocabulary,
+                scenes=str(raw.get("scenes", "")),
                 defaults=dict(raw.get("defaults", {})),
             )
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -85,8 +88,8 @@ class PartLoader:
             library.disable_progress_bar()
 
     def has(self, part: str) -> bool:
-        """Whether there is such a part (hub models are taken to be latent models)."""
-        return (self.folder / part).is_dir() if self.folder else True
+        """Whether there is such a part (hub models are taken to be latent models without a layout)."""
+        return (self.folder / part).is_dir() if self.folder else part != "layout"
 
     def _where(self, part: str) -> tuple[str, dict[str, str]]:
         """Local parts are addressed by path: every loader takes one, and none then asks the hub."""
@@ -135,7 +138,14 @@ class PartLoader:
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel
 
-        kind = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}[part]
+        from .layout import LayoutDecoder
+
+        kind = {
+            "unet": UNet2DConditionModel,
+            "vae": AutoencoderKL,
+            "text_encoder": CLIPTextModel,
+            "layout": LayoutDecoder,
+        }[part]
         precision = {"torch_dtype": self.dtype} if part != "text_encoder" else {}
         options = {"use_safetensors": True, "output_loading_info": True, **precision}
         network, info = self._load(part, kind.from_pretrained, **options)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import UserError
+
+Claim = tuple[str, list[str]]  # a noun, and the colours that stand before it
 
 
 @dataclass(frozen=True)
@@ -16,44 +19,83 @@ class Vocabulary:
     objects: tuple[str, ...]
     colours: tuple[str, ...] = ()
     other: tuple[str, ...] = ()
+    parts: dict[str, str] = field(default_factory=dict)
+    """By object, the part that may have a colour of its own."""
 
     @classmethod
-    def read(cls, tables: dict[str, list[str]]) -> Vocabulary:
+    def read(cls, tables: dict[str, Any]) -> Vocabulary:
         """From plain data.
 
         Raises:
-            ValueError: it is not lists of words, or names no object.
+            ValueError: it is not lists of words and a table of parts, or names no object.
         """
-        for words in tables.values():
+        lists = {k: v for k, v in tables.items() if k != "parts"}
+        for words in lists.values():
             if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
                 raise ValueError("the vocabulary must be lists of words")
         if not tables.get("objects"):
             raise ValueError("the vocabulary names no objects")
-        return cls(**{k: tuple(v) for k, v in tables.items()})
+        parts = tables.get("parts", {})
+        if not isinstance(parts, dict) or not all(isinstance(w, str) for w in (*parts, *parts.values())):
+            raise ValueError("the vocabulary's parts must be words by object")
+        return cls(**{k: tuple(v) for k, v in lists.items()}, parts=parts)
 
     def words(self, prompt: str) -> list[str]:
-        """The words of the prompt that the model knows, in order."""
-        known = {*self.objects, *self.colours, *self.other}
-        return [w for w in re.findall(r"[a-z]+", prompt.lower()) if w in known]
+        """The words of the prompt that the model knows, as it learned them: view, colour, object, colour, part."""
+        things, parts, loose = self._claims(prompt)
+        told = [w for w in _tokens(prompt) if w in self.other]
+        for noun, colours in things:
+            told += [*(colours or loose), noun]
+        if not things:
+            told += loose
+        mine = {self.parts.get(noun) for noun, _ in things}
+        return told + [w for noun, colours in parts if colours and noun in mine for w in (*colours, noun)]
+
+    def _claims(self, prompt: str) -> tuple[list[Claim], list[Claim], list[str]]:
+        """Objects and parts with the colours that stand before them, and the colours before nothing."""
+        things: list[Claim] = []
+        parts: list[Claim] = []
+        colours: list[str] = []
+        for word in _tokens(prompt):
+            if word in self.colours:
+                colours = list(dict.fromkeys([*colours, word]))
+            elif word in self.objects or word in self.parts.values():
+                (things if word in self.objects else parts).append((word, colours))
+                colours = []
+        return things, parts, colours
 
     def check(self, prompt: str) -> None:
-        """Refuse a prompt that does not name exactly one known object and at most one known colour.
+        """Refuse a prompt that does not name one known object, or gives a colour to what cannot have one.
 
         Raises:
             UserError: with the list of what is known.
         """
-        words = self.words(prompt)
-        for kind, known, least in (("object", self.objects, 1), ("colour", self.colours, 0)):
-            named = [w for w in dict.fromkeys(words) if w in known]
-            if len(named) < least:
-                hint = self._suggest(prompt)
-                raise UserError(f"this model knows no {kind} in {prompt!r}{hint}; it knows: {', '.join(known)}")
-            if len(named) > 1:
-                raise UserError(f"this model makes one {kind} at a time, and {prompt!r} names {', '.join(named)}")
+        things, parts, loose = self._claims(prompt)
+        named = list(dict.fromkeys(noun for noun, _ in things))
+        if not named:
+            known = f"it knows: {', '.join(self.objects)}"
+            raise UserError(f"this model knows no object in {prompt!r}{self._suggest(prompt)}; {known}")
+        if len(named) > 1:
+            raise UserError(f"this model makes one object at a time, and {prompt!r} names {', '.join(named)}")
+        part = self.parts.get(named[0], "")
+        wrong = [noun for noun, colours in parts if colours and noun != part]
+        if wrong:
+            instead = f"only to its {part}" if part else "to no part of it"
+            raise UserError(f"this model can give a second colour {instead}, and {prompt!r} names its {wrong[0]}")
+        for noun in (named[0], part):
+            colours = dict.fromkeys(c for n, own in (*things, *parts) if n == noun for c in own)
+            if noun == named[0]:
+                colours |= dict.fromkeys(loose)
+            if len(colours) > 1:
+                raise UserError(f"a {noun} has one colour at a time, and {prompt!r} names {', '.join(colours)}")
 
     def _suggest(self, prompt: str) -> str:
-        for word in re.findall(r"[a-z]+", prompt.lower()):
+        for word in _tokens(prompt):
             near = difflib.get_close_matches(word, self.objects, n=1, cutoff=0.75)
             if near:
                 return f" (did you mean {near[0]}?)"
         return ""
+
+
+def _tokens(prompt: str) -> list[str]:
+    return re.findall(r"[a-z]+", prompt.lower())

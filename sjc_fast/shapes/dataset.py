@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -12,30 +13,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..cameras import Cameras, orbit
-from ..directions import Direction
 from ..files import atomic
 from ..schedule import plain_backgrounds
-from .scenes import COLOURS, OBJECTS, Layers, render_layers
+from .objects import COLOURS, OBJECTS
+from .prompts import DIRECTIONS, caption
+from .scenes import Layers, render_layers
 
 SIZE = 64  # pixels a side
 RADIUS = 2.5  # camera distance; outside the voxel box, so nothing can grow on the lens
 FOV = 45.0  # degrees, the same for every picture: a random one would make size ambiguous
 
-_AZIMUTHS = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")
-_ELEVATIONS = (("low ", (-26.0, 6.0)), ("", (6.0, 44.0)), ("overhead ", (44.0, 76.0)))
-
-#: 8 azimuths x 3 elevations; left and right are the object's own.
-DIRECTIONS = tuple(
-    Direction(f"{height}{side} view of", (45.0 * i - 22.5, 45.0 * i + 22.5), elevation)
-    for height, elevation in _ELEVATIONS
-    for i, side in enumerate(_AZIMUTHS)
-)
-
-
 #: Fingerprint of what the pictures show; pictures of other scenes are made anew.
 SCENES = hashlib.sha256(
-    Path(__file__).with_name("scenes.py").read_bytes() + repr((SIZE, RADIUS, FOV, DIRECTIONS)).encode()
+    b"".join(Path(__file__).with_name(f"{part}.py").read_bytes() for part in ("solids", "objects", "scenes"))
+    + repr((SIZE, RADIUS, FOV, DIRECTIONS)).encode()
 ).hexdigest()[:16]
+
+LAYERS = ("main", "accent", "fixed", "coverage")
 
 
 def _bank_digest(path: Path) -> str:
@@ -55,7 +49,7 @@ def render_views(name: str, cameras: Cameras, size: int = SIZE, supersample: int
     views = []
     for origin, rays in zip(origins, directions, strict=True):
         fine = render_layers(name, origin.expand_as(rays), rays)
-        views.append([torch.nn.functional.avg_pool2d(x, supersample) for x in (fine.main, fine.fixed, fine.coverage)])
+        views.append([torch.nn.functional.avg_pool2d(getattr(fine, x), supersample) for x in LAYERS])
     return Layers(*(torch.stack(x) for x in zip(*views, strict=True)))
 
 
@@ -67,39 +61,58 @@ def load_bank(path: Path, progress: Callable[[str], None] = lambda _: None) -> d
         for name in OBJECTS:
             progress(f"rendering {name}")
             layers = render_views(name, direction_cameras())
-            for part in ("main", "fixed", "coverage"):
+            for part in LAYERS:
                 tensors[f"{name}.{part}"] = getattr(layers, part).half().contiguous()
         with atomic(path, "the pictures") as partial:
             save_file(tensors, partial, metadata={"scenes": SCENES})
     tensors = load_file(path)
-    return {n: Layers(*(tensors[f"{n}.{part}"].float() for part in ("main", "fixed", "coverage"))) for n in OBJECTS}
+    return {n: Layers(*(tensors[f"{n}.{part}"].float() for part in LAYERS)) for n in OBJECTS}
+
+
+class Batch(NamedTuple):
+    """Training pictures and what is said of them."""
+
+    pictures: Tensor  # [B, 3, SIZE, SIZE] in [-1, 1]
+    captions: list[str]
+    layouts: Tensor  # [B, 4, SIZE, SIZE]: the object over a background of 0, and its coverage
 
 
 class Pictures:
-    """Random training pairs: pictures in [-1, 1], [B, 3, SIZE, SIZE], and their captions."""
+    """Random training pictures: every object from every direction in any colours over any plain background."""
 
     def __init__(self, bank: dict[str, Layers]) -> None:
         self.names = list(bank)
-        self.layers = Layers(*(torch.stack([getattr(bank[n], p) for n in bank]) for p in ("main", "fixed", "coverage")))
+        self.layers = Layers(*(torch.stack([getattr(bank[n], p) for n in bank]) for p in LAYERS))
+        self.palette = torch.tensor(list(COLOURS.values()))
+        self.seconds = torch.tensor([OBJECTS[n].second() for n in bank])
+        self.has_accent = torch.tensor([bool(OBJECTS[n].accent) for n in bank])
 
-    def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
-        """Draw `count` pairs. A caption may lack its direction (5%), its colour (3%) or everything (10%: guidance)."""
+    def batch(self, count: int, generator: torch.Generator) -> Batch:
+        """Draw pictures. Half of those that can have a second colour.
+
+        A caption may lack its direction (4%), its colour (3%) or everything (5%, for guidance).
+        """
         pick = lambda n: torch.randint(n, (count,), generator=generator)  # noqa: E731
-        thing, view, colour = pick(len(self.names)), pick(len(DIRECTIONS)), pick(len(COLOURS))
-        palette = torch.tensor(list(COLOURS.values()))
-        drawn = Layers(*(x[thing, view] for x in (self.layers.main, self.layers.fixed, self.layers.coverage)))
-        pictures = drawn.paint(palette[colour], plain_backgrounds(count, generator)).clamp(0, 1)
-        drop = torch.rand(count, 3, generator=generator) < torch.tensor([0.05, 0.03, 0.10])
+        thing, view, colour, second = (
+            pick(len(self.names)),
+            pick(len(DIRECTIONS)),
+            pick(len(COLOURS)),
+            pick(len(COLOURS)),
+        )
+        asked = self.has_accent[thing] & (torch.rand(count, generator=generator) < 0.5)
+        drop = torch.rand(count, 3, generator=generator) < torch.tensor([0.04, 0.03, 0.05])
+        drawn = Layers(*(getattr(self.layers, part)[thing, view] for part in LAYERS))
+        seconds = torch.where(asked[:, None], self.palette[second], self.seconds[thing])
+        lit = drawn.lit(self.palette[colour], seconds)
+        background = plain_backgrounds(count, generator)[..., None, None]
+        words = list(COLOURS)
         captions = [
             ""
             if nothing
-            else caption(self.names[t], "" if no_colour else list(COLOURS)[c], None if no_view else int(v))
-            for t, v, c, (no_view, no_colour, nothing) in zip(thing, view, colour.tolist(), drop.tolist(), strict=True)
+            else caption(self.names[t], "" if no_colour else words[c], None if no_view else v, words[s] if two else "")
+            for t, v, c, s, two, (no_view, no_colour, nothing) in zip(
+                *(x.tolist() for x in (thing, view, colour, second, asked, drop)), strict=True
+            )
         ]
-        return pictures * 2 - 1, captions
-
-
-def caption(name: str, colour: str, direction: int | None) -> str:
-    """The prompt of a picture, e.g. "front left view of a red mushroom"."""
-    subject = f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {name}" if colour else f"a {name}"
-    return subject if direction is None else f"{DIRECTIONS[direction].words} {subject}"
+        layouts = torch.cat([2 * lit - drawn.coverage, drawn.coverage], dim=1)
+        return Batch(2 * (lit + (1 - drawn.coverage) * background) - 1, captions, layouts)

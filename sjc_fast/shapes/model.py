@@ -10,39 +10,45 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from .dataset import DIRECTIONS, FOV, RADIUS, SIZE
-from .scenes import COLOURS, OBJECTS
+from ..scores.layout import LayoutDecoder
+from .dataset import FOV, RADIUS, SIZE
+from .prompts import DIRECTIONS, VOCABULARY
 
 PATCH = 4  # pixel_unshuffle before the UNet: 48 channels of 16x16 instead of 3 of 64x64
+LAYOUT = 4 * PATCH**2  # RGB and coverage
+WIDTH = 128  # of the text encoder
 MAX_WORDS = 12
 SPECIAL = ("<pad>", "<unk>", "<start>", "<end>")
 
-DIRECTION_WORDS = sorted({word for d in DIRECTIONS for word in d.words.split()} - {"view", "of"})
-
 
 def build_unet() -> UNet2DConditionModel:
-    """4.0 M parameters: channels 64 and 128, attention at the lower level, time embedding as usual."""
+    """Three levels, attention at the lowest; sees the layout beside the noisy picture."""
     return UNet2DConditionModel(
         sample_size=SIZE // PATCH,
-        in_channels=3 * PATCH**2,
+        in_channels=3 * PATCH**2 + LAYOUT,
         out_channels=3 * PATCH**2,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(64, 128),
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        block_out_channels=(96, 128, 128),
         layers_per_block=1,
-        cross_attention_dim=96,
+        cross_attention_dim=WIDTH,
         attention_head_dim=32,
         norm_num_groups=16,
     )
 
 
+def build_layout() -> LayoutDecoder:
+    """From words to the object over nothing and its coverage, patches as channels."""
+    return LayoutDecoder(width=WIDTH, hidden=384, features=64, channels=LAYOUT, size=SIZE // PATCH)
+
+
 def build_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's noise table, with v-prediction (better behaved at high noise)."""
+    """Stable Diffusion's noise table. The network answers the clean picture: simpler than noise of 48 channels."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
+        prediction_type="sample",
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
@@ -51,7 +57,8 @@ def build_scheduler() -> DDIMScheduler:
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """One token a word; what it does not know becomes <unk>."""
-    words = [*SPECIAL, *DIRECTION_WORDS, *COLOURS, *OBJECTS]
+    known = VOCABULARY
+    words = [*SPECIAL, *known.other, *known.colours, *known.objects, *known.parts.values()]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -68,15 +75,15 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_text_encoder(tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
-    """A two-layer CLIP text model, trained together with the UNet."""
+    """A two-layer CLIP text model, trained together with the rest."""
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=96,
-        intermediate_size=192,
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=MAX_WORDS,
-        projection_dim=96,
+        projection_dim=WIDTH,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -89,11 +96,8 @@ def settings() -> dict:
     return {
         "name": "shapes",
         "pixel_patch": PATCH,
-        "vocabulary": {
-            "objects": list(OBJECTS),
-            "colours": list(COLOURS),
-            "other": DIRECTION_WORDS,
-        },
+        "scenes": "shapes",
+        "vocabulary": {k: v if isinstance(v, dict) else list(v) for k, v in vars(VOCABULARY).items()},
         "defaults": {
             "steps": 400,
             "noise_samples": 2,
@@ -116,13 +120,16 @@ def settings() -> dict:
     }
 
 
-def save_model(folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, run: dict) -> None:
+def save_model(
+    folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, layout: LayoutDecoder, run: dict
+) -> None:
     """Write a complete model folder with half-precision weights.
 
     Args:
         run: how it was trained, kept in `sjc_fast.json` under "training".
     """
     unet.half().save_pretrained(folder / "unet")
+    layout.half().save_pretrained(folder / "layout")
     text_encoder.half().save_pretrained(folder / "text_encoder")
     _prefix_text_weights(folder / "text_encoder" / "model.safetensors")
     build_scheduler().save_pretrained(folder / "scheduler")

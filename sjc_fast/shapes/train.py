@@ -1,94 +1,146 @@
-"""Train the embedded model from nothing: ``python -m sjc_fast.shapes.train``. Stop it at any time; it resumes."""
+"""Train the embedded model from nothing: ``python -m sjc_fast.shapes.train``. Stop it at any time; it resumes.
+
+First the text encoder learns with the layout decoder alone to draw what captions say, which is cheap; then both with
+the UNet to denoise. Matrices are trained by Muon (K. Jordan et al. 2024, kellerjordan.github.io/posts/muon), the rest
+by AdamW.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import tyro
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+from torch.nn.functional import pixel_unshuffle
 from tqdm import tqdm
-from transformers import CLIPTextModel
 
 from ..files import atomic
+from ..scores.layout import UNetWithLayout
 from ..tensors import read_tensors, write_tensors
-from .dataset import SCENES, Pictures, load_bank
-from .model import PATCH, build_scheduler, build_text_encoder, build_tokenizer, build_unet, save_model
+from .dataset import SCENES, Batch, Pictures, load_bank
+from .model import PATCH, build_layout, build_scheduler, build_text_encoder, build_tokenizer, build_unet, save_model
 
-DECISIVE = ("steps", "batch", "lr", "warmup", "ema", "seed")
+DECISIVE = ("layout_steps", "layout_batch", "steps", "batch", "muon", "adamw", "warmup", "ema", "seed", "half")
 
 
 @dataclass
 class Recipe:
     """How the embedded model is trained."""
 
-    steps: int = 4000
+    layout_steps: int = 3000
+    """Of text encoder and layout decoder alone."""
+    layout_batch: int = 128
+    steps: int = 1500
+    """Of the whole, after those."""
     batch: int = 64
-    lr: float = 6e-4
-    warmup: int = 100
-    ema: float = 0.999
+    muon: float = 0.02
+    """Learning rate of matrices."""
+    adamw: float = 2e-3
+    """Learning rate of the rest."""
+    warmup: int = 50
+    ema: float = 0.998
     seed: int = 0
+    half: bool = True
+    """Compute in bfloat16."""
     device: str = "cpu"
     work: Path = Path("runs/shapes")
     """Pre-rendered pictures and resumable checkpoints."""
     output: Path = Path(__file__).parent / "weights"
     """The finished model folder."""
     save_every: int = 250
-    start: Path | None = None
-    """Model folder to start from instead of random weights, to train one further."""
+
+    def decisive(self) -> dict:
+        """What a checkpoint must agree on to be resumed."""
+        return {k: getattr(self, k) for k in DECISIVE}
 
     def fingerprint(self) -> str:
-        """What a checkpoint must agree on to be resumed."""
-        return json.dumps(
-            {k: getattr(self, k) for k in ("steps", "batch", "lr", "warmup", "ema", "seed")} | {"scenes": SCENES}
-        )
+        """`decisive` and the scenes, as text."""
+        return json.dumps(self.decisive() | {"scenes": SCENES})
+
+    def rates(self, step: int) -> tuple[float, float]:
+        """Shares of the learning rates at a step: of text encoder and layout decoder, and of the UNet.
+
+        Both warm up, stay, and fall linearly in the last 40% of their time: the former to a fifth, which falls to
+        nothing while the UNet is trained.
+        """
+        ramp = lambda done, of: min(1.0, (done + 1) / self.warmup, (1 - done / of) / 0.4)  # noqa: E731
+        if step < self.layout_steps:
+            return max(0.2, ramp(step, self.layout_steps)) * min(1.0, (step + 1) / self.warmup), 0.0
+        done = step - self.layout_steps
+        return 0.2 * (1 - done / self.steps), ramp(done, self.steps)
 
 
 class Captioned(nn.Module):
-    """UNet and text encoder as one module: what is trained, averaged and saved together."""
+    """Text encoder, layout decoder and UNet as one module: what is trained, averaged and saved together."""
 
     def __init__(self) -> None:
         super().__init__()
         self.tokenizer = build_tokenizer()
-        self.unet = build_unet()
         self.text_encoder = build_text_encoder(self.tokenizer)
+        self.layout = build_layout()
+        self.unet = UNetWithLayout(build_unet(), self.layout.config.channels)
 
-    def forward(self, noisy: Tensor, tick: Tensor, captions: list[str]) -> Tensor:
+    def read(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Text states [B, T, width] and layouts [B, channels, h, w]."""
         words = [" ".join(w for w in c.lower().split() if w in self.tokenizer.vocab) for c in captions]
         length = self.tokenizer.model_max_length
         tokens = self.tokenizer(words, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        context = self.text_encoder(tokens.input_ids.to(noisy.device)).last_hidden_state
-        return self.unet(nn.functional.pixel_unshuffle(noisy, PATCH), tick, context).sample
+        device = next(self.parameters()).device
+        states = self.text_encoder(tokens.input_ids.to(device)).last_hidden_state
+        return states, self.layout(states)
+
+    def denoise(self, scaled: Tensor, tick: Tensor, states: Tensor, layouts: Tensor) -> Tensor:
+        """Clean pictures, patches as channels, from noisy ones over sqrt(1 + sigma^2)."""
+        rows = layouts.reshape(len(layouts), -1, states.shape[-1])
+        return self.unet(scaled, tick, torch.cat([states, rows], dim=1))[0]
 
 
 class Training:
-    """Model, moving average and optimiser, saved and restored as one safetensors file."""
+    """Model, moving average and optimisers, saved and restored as one safetensors file."""
 
     def __init__(self, recipe: Recipe) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
-        self.model = Captioned()
-        if recipe.start:
-            self.model.unet = UNet2DConditionModel.from_pretrained(recipe.start / "unet", torch_dtype=torch.float32)
-            self.model.text_encoder = CLIPTextModel.from_pretrained(recipe.start / "text_encoder").float()
-        self.model.train().to(recipe.device)
+        self.model = Captioned().train().to(recipe.device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=recipe.lr, betas=(0.9, 0.99), weight_decay=0.01)
-        self.scheduler = build_scheduler()
+        alphas = build_scheduler().alphas_cumprod
+        self.sigmas = ((1 - alphas) / alphas).sqrt()
+        self.matrices: list[tuple[nn.Parameter, nn.Parameter]] = []  # parameters, and flat views for Muon
+        self.optimisers = self._optimisers()
         self.step = 0
         self.path = recipe.work / "checkpoint.safetensors"
+
+    def _optimisers(self) -> tuple[torch.optim.Muon, torch.optim.AdamW]:
+        """Muon for what maps features to features, AdamW for embeddings, both ends, norms and biases."""
+        flat: tuple[list, list] = ([], [])
+        plain: tuple[list, list] = ([], [])
+        ends = ("embeddings.", "conv_in.", "conv_out.", "layout.out.")
+        for name, p in self.model.named_parameters():
+            network = name.startswith("unet.")
+            if p.ndim < 2 or any(end in name for end in ends):
+                plain[network].append(p)
+            else:
+                view = nn.Parameter(p.data.view(len(p), -1))
+                self.matrices.append((p, view))
+                flat[network].append(view)
+        muon = torch.optim.Muon([{"params": x} for x in flat], lr=self.recipe.muon, weight_decay=0.0)
+        adamw = torch.optim.AdamW([{"params": x} for x in plain], self.recipe.adamw, (0.9, 0.99), weight_decay=0.0)
+        return muon, adamw
+
+    def _states(self) -> list[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
+        groups = [(o, group["params"]) for o in self.optimisers for group in o.param_groups]
+        return [(f"optimiser.{i}.{j}.", o, p) for i, (o, params) in enumerate(groups) for j, p in enumerate(params)]
 
     def save(self) -> None:
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for i, p in enumerate(self.model.parameters()):
-            tensors |= {f"optimiser.{i}.{k}": v for k, v in self.optimiser.state[p].items()}
+        for prefix, optimiser, p in self._states():
+            tensors |= {prefix + k: v for k, v in optimiser.state[p].items()}
         metadata = {"step": str(self.step), "recipe": self.recipe.fingerprint()}
         with atomic(self.path, "the checkpoint") as partial:
             write_tensors(tensors, partial, metadata)
@@ -103,54 +155,65 @@ class Training:
         part = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
         self.model.load_state_dict(part("model."))
         self.average.load_state_dict(part("average."))
-        for i, p in enumerate(self.model.parameters()):
-            state = part(f"optimiser.{i}.")
-            self.optimiser.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
+        for prefix, optimiser, p in self._states():
+            if state := part(prefix):
+                optimiser.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
 
-    def learning_rate(self) -> float:
-        """Linear warm-up, then cosine decay to zero."""
-        warm = min(1.0, (self.step + 1) / self.recipe.warmup)
-        return self.recipe.lr * warm * 0.5 * (1 + math.cos(math.pi * self.step / self.recipe.steps))
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Squared error of the layouts and, after `layout_steps`, of pictures denoised from uniformly drawn ticks.
 
-    def loss(self, pictures: Tensor, captions: list[str], generator: torch.Generator) -> Tensor:
-        """Mean squared error of the velocity at uniformly drawn ticks."""
-        tick = torch.randint(self.scheduler.config.num_train_timesteps, (len(pictures),), generator=generator)
-        noise = torch.randn(pictures.shape, generator=generator)
-        noisy = self.scheduler.add_noise(pictures, noise, tick)
-        target = nn.functional.pixel_unshuffle(self.scheduler.get_velocity(pictures, noise, tick), PATCH)
+        An error of the picture moves a score by as much over sigma^2, and the object by as much over sigma: such a
+        weight, bounded, gives all noise levels their share.
+        """
         device = self.recipe.device
-        predicted = self.model(noisy.to(device), tick.to(device), captions)
-        return nn.functional.mse_loss(predicted, target.to(device))
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.recipe.half):
+            states, layouts = self.model.read(batch.captions)
+            loss = nn.functional.mse_loss(layouts.float(), pixel_unshuffle(batch.layouts, PATCH).to(device))
+            if self.step < self.recipe.layout_steps:
+                return loss
+            tick = torch.randint(len(self.sigmas), (len(batch.captions),), generator=generator)
+            sigma = self.sigmas[tick][:, None, None, None]
+            noisy = batch.pictures + sigma * torch.randn(batch.pictures.shape, generator=generator)
+            scaled = pixel_unshuffle(noisy / (1 + sigma**2).sqrt(), PATCH).to(device)
+            answer = self.model.denoise(scaled, tick.to(device), states, layouts).float()
+        error = (answer - pixel_unshuffle(batch.pictures, PATCH).to(device)).square().mean(dim=(1, 2, 3))
+        return loss + (error / (sigma.flatten().to(device) + 0.1)).mean()
 
     def advance(self, data: Pictures) -> float:
         """One step; every random draw comes from (seed, step), so that a resumed run sees what it would have seen."""
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.step)
-        loss = self.loss(*data.batch(self.recipe.batch, generator), generator)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate()
-        self.optimiser.zero_grad()
+        recipe = self.recipe
+        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
+        count = recipe.layout_batch if self.step < recipe.layout_steps else recipe.batch
+        loss = self.loss(data.batch(count, generator), generator)
+        self.model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimiser.step()
+        for p, view in self.matrices:
+            view.grad = None if p.grad is None else p.grad.view_as(view)
+        for optimiser, lr in zip(self.optimisers, (recipe.muon, recipe.adamw), strict=True):
+            for group, rate in zip(optimiser.param_groups, recipe.rates(self.step), strict=True):
+                group["lr"] = lr * rate
+            optimiser.step()
+        done = self.step - (recipe.layout_steps if self.step >= recipe.layout_steps else 0)  # the average starts anew
         self.step += 1
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        decay = min(recipe.ema, (1 + done) / (10 + done))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
         return float(loss.detach())
 
 
 def train(recipe: Recipe) -> None:
-    """Train to `recipe.steps`, resuming from `recipe.work`, and write the model folder to `recipe.output`."""
+    """Train to the end, resuming from `recipe.work`, and write the model folder to `recipe.output`."""
     data = Pictures(load_bank(recipe.work / "pictures.safetensors", print))
     run = Training(recipe)
     run.restore()
-    log = recipe.work / "log.jsonl"
-    bar = tqdm(total=recipe.steps, initial=run.step, unit="step", mininterval=2)
+    log, total = recipe.work / "log.jsonl", recipe.layout_steps + recipe.steps
+    bar = tqdm(total=total, initial=run.step, unit="step", mininterval=2)
     losses: list[float] = []
     started = time.monotonic()
-    while run.step < recipe.steps:
+    while run.step < total:
         losses.append(run.advance(data))
         bar.update()
-        if run.step % recipe.save_every == 0 or run.step == recipe.steps:
+        if run.step % recipe.save_every == 0 or run.step == total:
             mean = sum(losses) / len(losses)
             bar.set_postfix(loss=f"{mean:.4f}")
             with log.open("a") as file:
@@ -158,9 +221,8 @@ def train(recipe: Recipe) -> None:
                 file.write(json.dumps({"step": run.step, "loss": mean, "seconds": round(seconds, 1)}) + "\n")
             losses.clear()
             run.save()
-    details = {k: getattr(recipe, k) for k in DECISIVE}
     final = copy.deepcopy(run.average)
-    save_model(recipe.output, final.unet, final.text_encoder, details | {"pictures": recipe.steps * recipe.batch})
+    save_model(recipe.output, final.unet.unet, final.text_encoder, final.layout, recipe.decisive())
     print(f"wrote {recipe.output}")
 
 
