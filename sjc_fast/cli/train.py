@@ -8,11 +8,12 @@ import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from ..config import TrainConfig
+from ..config import TrainConfig, merge
+from ..recipes import find_recipe
 from ..reporter import Reporter, Together
 from ..run import FIELD, Interrupted, run
 from ..settings import default_config, default_model, resumed_config
-from . import parse, say
+from . import option_value, parse, say
 from .reporting import ProgressReporter, TensorBoardReporter, WandbReporter
 
 
@@ -20,6 +21,8 @@ from .reporting import ProgressReporter, TensorBoardReporter, WandbReporter
 class TrainOptions(TrainConfig):
     """Everything that decides a run, and who may watch it."""
 
+    recipe: str | None = None
+    """Start from the authors' settings for one of their prompts; sjc-fast recipes lists them."""
     viewer: bool = False
     """Show the object in the browser while it trains."""
     viewer_port: int = 8080
@@ -60,31 +63,24 @@ def reporters(options: TrainOptions) -> Together:
     return Together(found)
 
 
-def config_of(options: TrainOptions) -> TrainConfig:
+def config_of(options: TrainConfig) -> TrainConfig:
     """What decides the run."""
     return TrainConfig(**{f.name: getattr(options, f.name) for f in fields(TrainConfig)})
 
 
 def read_options(arguments: list[str]) -> TrainOptions:
     """What a command line asks for."""
-    resume = _option(arguments, "resume")
+    resume = option_value(arguments, "resume")
     if resume is not None:
         saved = TrainOptions(**vars(resumed_config(Path(resume))))
         options = parse(TrainOptions, arguments, "train", saved)
         return replace(options, **vars(resumed_config(Path(resume), config_of(options))))
-    model = _option(arguments, "model")
+    model = option_value(arguments, "model")
     if model is None:
-        model = default_model(_option(arguments, "device") or "auto")
-    default = TrainOptions(**vars(default_config(model, _option(arguments, "preset") or "model")))
-    return replace(parse(TrainOptions, arguments, "train", default), model=default.model)
-
-
-def _option(arguments: list[str], name: str) -> str | None:
-    """The last value of --name VALUE or --name=VALUE, before the full parse: it decides the defaults of the others."""
-    value = None
-    for i, argument in enumerate(arguments):
-        if argument == f"--{name}" and i + 1 < len(arguments):
-            value = arguments[i + 1]
-        elif argument.startswith(f"--{name}="):
-            value = argument.split("=", 1)[1]
-    return value
+        model = default_model(option_value(arguments, "device") or "auto")
+    recipe = option_value(arguments, "recipe")
+    if recipe is None:
+        own = default_config(model, option_value(arguments, "preset") or "model")
+    else:
+        own = merge(default_config(model, "paper"), find_recipe(recipe).changes(), f"--recipe {recipe}")
+    return replace(parse(TrainOptions, arguments, "train", TrainOptions(**vars(own))), model=own.model)
