@@ -127,3 +127,26 @@ def name_directions(azimuth: Tensor, elevation: Tensor, directions: Sequence[Dir
     if not bool(inside.any(dim=0).all()):
         raise ValueError("the direction words leave part of the viewing sphere without a name")
     return inside.int().argmax(dim=0)
+
+
+def blend_directions(azimuth: Tensor, elevation: Tensor, directions: Sequence[Direction]) -> Tensor:
+    """How much of each direction is in each viewpoint, [V, directions], rows sum to 1: linear in both angles.
+
+    A direction counts fully in the middle of its patch and not at all one patch's width away. A viewpoint that is near
+    none counts as the direction whose patch contains it.
+
+    Raises:
+        ValueError: a viewpoint lies in no patch.
+    """
+    patches = torch.tensor([(*d.azimuth, *d.elevation) for d in directions], dtype=torch.float64)
+    width = patches[:, 1::2] - patches[:, ::2]
+    away = torch.stack([azimuth, elevation], dim=-1)[:, None] - patches.reshape(-1, 2, 2).mean(dim=-1)
+    away[..., 0] = (away[..., 0] + 180) % 360 - 180
+    near = (1 - away.abs() / width.clamp_min(1e-6)).clamp_min(0)
+    near[..., 0].masked_fill_(width[:, 0] >= 360, 1.0)
+    weight = near.prod(dim=-1)
+    lost = weight.sum(dim=1) < 1e-6
+    if bool(lost.any()):
+        index = name_directions(azimuth[lost], elevation[lost], directions)
+        weight[lost] = torch.nn.functional.one_hot(index, len(directions)).to(weight)
+    return (weight / weight.sum(dim=1, keepdim=True)).float()

@@ -34,6 +34,8 @@ class CameraConfig:
     """Range of v in the "sphere" law, degrees: cos(polar angle) = 1 - 2 v / pi; 90 is the horizon."""
     spread: float = 1.0
     """In the "directions" law: 0 is the middle of each direction's patch, 1 anywhere in it."""
+    words: Literal["nearest", "blended", "none"] = "nearest"
+    """Direction words of a view: its own direction's; a mixture of the encoded neighbours' by angle; or none at all."""
     directions: Annotated[tuple[Direction, ...], tyro.conf.Fixed, tyro.conf.Suppress] = PAPER_DIRECTIONS
 
     @property
@@ -84,8 +86,8 @@ class ScoreConfig:
     """Eq. 15, Eq. 16, or a regression control variate. All have the same mean, the last from two noise samples on."""
     antithetic: bool | None = None
     """Noise in pairs (n, -n): less variance, same cost, same mean; default wherever the noise samples are even."""
-    weighting: Literal["sigma", "sigma2", "one"] = "sigma"
-    """The update is the score times sigma (paper's code), sigma squared, or as it is."""
+    weighting: Literal["sigma", "sigma2", "one", "sds"] = "sigma"
+    """The update is the score times sigma (paper's code), sigma squared, or as it is; "sds" is DreamFusion's."""
     negative_prompt: str = ""
     """What guidance leads away from."""
     sigma: SigmaConfig = dataclasses.field(default_factory=SigmaConfig)

@@ -12,9 +12,9 @@ from .scores.protocol import ScoreModel
 Coefficient = float | Literal["auto"]
 #: The paper's two estimators by name, and ours.
 ESTIMATORS: dict[str, Coefficient] = {"eq15": 1.0, "eq16": 0.0, "auto": "auto"}
-Weighting = Literal["sigma", "sigma2", "one"]
+Weighting = Literal["sigma", "sigma2", "one", "sds"]
 #: The power of sigma that the score is multiplied by.
-POWERS: dict[str, int] = {"sigma": 1, "sigma2": 2, "one": 0}
+POWERS: dict[str, int] = {"sigma": 1, "sigma2": 2, "one": 0, "sds": 1}
 
 
 def paas_score(
@@ -145,9 +145,20 @@ def regression_coefficient(difference: Tensor, perturbation: Tensor) -> Tensor:
 def weigh(score: Tensor, sigma: Tensor, weighting: Weighting) -> Tensor:
     """The trainer's update from a score [V, C, H, W] and sigma [V].
 
-    "sigma" is the paper's code, ``(D - x) / sigma``; "sigma2" is ``D - x``; "one" is the score itself.
+    "sigma" is the paper's code, ``(D - x) / sigma``; "sigma2" is ``D - x``; "one" is the score itself; "sds" is
+    "sigma" times `sds_weight`.
     """
-    return score * sigma[:, None, None, None] ** POWERS[weighting]
+    weighed = score * sigma[:, None, None, None] ** POWERS[weighting]
+    return weighed * sds_weight(sigma) if weighting == "sds" else weighed
+
+
+def sds_weight(sigma: Tensor) -> Tensor:
+    """DreamFusion's ``w(t) = 1 - alpha_bar(t)`` (arXiv 2209.14988, Eq. 3) of sigma [V], [V, 1, 1, 1].
+
+    With one noise sample and Eq. 16, ``(D - x) / sigma`` is noise minus predicted noise; times w it is SDS.
+    """
+    variance = sigma[:, None, None, None] ** 2
+    return variance / (1 + variance)
 
 
 def _encode(model: ScoreModel, prompts: list[str] | str | Tensor, views: int) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from .cameras import Cameras, name_directions, orbit, sample_directions, sample_sphere
+from .cameras import Cameras, blend_directions, name_directions, orbit, sample_directions, sample_sphere
 from .config import CameraConfig, FieldConfig, OptimizerConfig, SigmaConfig, TrainConfig
 from .errors import UserError
 from .field import VoxelField
@@ -27,6 +27,7 @@ class Row:
     c2w: Tensor  # [V, 4, 4]
     fov: Tensor  # [V] degrees
     direction: Tensor  # [V] int64, row of the encoded prompts
+    blend: Tensor  # [V, directions] share of each such row, or [V, 0] where one is taken whole
     sigma: Tensor  # [V]
     slots: Tensor  # [V] int64, sample slots of each view (emptiness is a mean over them)
     background: Tensor  # [V, 3] plain background, RGB in [0, 1] (unused with a texture)
@@ -75,7 +76,7 @@ def draw_schedule(config: TrainConfig, field: VoxelField, sigmas: Tensor, size: 
     steps, views = config.steps, config.views
     count = steps * views
     generator = lambda k: torch.Generator().manual_seed(config.seed * 8 + k)  # noqa: E731
-    cameras, direction = draw_cameras(count, config.cameras, generator(0))
+    cameras, direction, blend = draw_cameras(count, config.cameras, generator(0))
     lr = learning_rates(steps, config.optimizer)
     losses = config.losses
     fold = lambda x: x.reshape(steps, views, *x.shape[1:])  # noqa: E731
@@ -84,6 +85,7 @@ def draw_schedule(config: TrainConfig, field: VoxelField, sigmas: Tensor, size: 
         c2w=fold(cameras.c2w),
         fov=fold(cameras.fov),
         direction=fold(direction),
+        blend=fold(blend),
         sigma=fold(draw_sigmas(count, steps, sigmas, config.score.sigma, generator(1))),
         slots=fold(count_slots(cameras, size, field.box.cpu(), field.step_size())),
         background=fold(draw_backgrounds(count, config.field, generator(2))),
@@ -97,8 +99,8 @@ def draw_schedule(config: TrainConfig, field: VoxelField, sigmas: Tensor, size: 
     return Schedule(rows)
 
 
-def draw_cameras(count: int, config: CameraConfig, generator: torch.Generator) -> tuple[Cameras, Tensor]:
-    """Training cameras and the index of each one's direction, [count]."""
+def draw_cameras(count: int, config: CameraConfig, generator: torch.Generator) -> tuple[Cameras, Tensor, Tensor]:
+    """Training cameras, the index of each one's direction, [count], and, where words are blended, all shares."""
     low, high = config.fov
     fov = low + (high - low) * torch.rand(count, generator=generator)
     if config.law == "directions":
@@ -109,7 +111,9 @@ def draw_cameras(count: int, config: CameraConfig, generator: torch.Generator) -
             index = name_directions(azimuth, elevation, config.directions)
         except ValueError as error:
             raise UserError(f"--cameras.law sphere: {error}; narrow --cameras.v, or use the law directions") from None
-    return orbit(azimuth, elevation, config.radius, fov), index
+    blended = config.words == "blended"
+    blend = blend_directions(azimuth, elevation, config.directions) if blended else torch.empty(count, 0)
+    return orbit(azimuth, elevation, config.radius, fov), index, blend
 
 
 def draw_sigmas(count: int, steps: int, table: Tensor, config: SigmaConfig, generator: torch.Generator) -> Tensor:

@@ -18,7 +18,7 @@ from .config import TrainConfig
 from .field import VoxelField, parameter_groups
 from .kernels.noise import normal
 from .losses import centre_depth_loss
-from .paas import ESTIMATORS, POWERS, combine, denoise_copies, draw_noise, noise_shape, weigh
+from .paas import ESTIMATORS, POWERS, combine, denoise_copies, draw_noise, noise_shape, sds_weight, weigh
 from .rendering import render
 from .rendering.fused import march_settings, scene_of
 from .schedule import Row
@@ -41,6 +41,12 @@ class Conditions:
 
     prompts: Tensor  # [directions, ...] one row a direction
     unconditional: Tensor | None  # [1, ...]; None without guidance
+
+    def of(self, row: Row) -> Tensor:
+        """The conditions of a row's views, [V, ...]."""
+        if row.blend.shape[-1] == 0:
+            return self.prompts[row.direction]
+        return torch.tensordot(row.blend.to(self.prompts), self.prompts, dims=1)
 
 
 class Views(NamedTuple):
@@ -181,13 +187,14 @@ class FusedStep(Step):
         noise = (self.seed, row.step)
         batch = perturb(x, row.sigma, *noise, doubled=unconditional is not None, dtype=model.dtype, **options)
         level = row.sigma.repeat_interleave(config.noise_samples)
-        text = self.conditions.prompts[row.direction].repeat_interleave(config.noise_samples, dim=0)
+        text = self.conditions.of(row).repeat_interleave(config.noise_samples, dim=0)
         if unconditional is not None:
             level, text = torch.cat([level, level]), torch.cat([text, unconditional.to(text).expand_as(text)])
         answer = model.predict(batch, level, text)
         kind = {"prediction": model.prediction, "coefficient": ESTIMATORS[estimator.estimator]}
         kind["power"] = POWERS[estimator.weighting]
-        return combine(x, row.sigma, answer, *noise, self.guidance, **kind, **options)
+        update = combine(x, row.sigma, answer, *noise, self.guidance, **kind, **options)
+        return update * sds_weight(row.sigma) if estimator.weighting == "sds" else update
 
     def chain(self, views: Views, v_features: Tensor, v_emptiness: Tensor, v_depth: Tensor | None) -> None:
         from .kernels.march import march_accumulate
@@ -227,7 +234,7 @@ def score_views(config: TrainConfig, model: ScoreModel, conditions: Conditions, 
     shape = noise_shape(x, config.noise_samples, config.antithetic)
     noise = normal(config.seed, row.step, math.prod(shape), x.device).reshape(shape)
     noise = draw_noise(x, config.noise_samples, config.antithetic, noise)
-    condition = conditions.prompts[row.direction]
+    condition = conditions.of(row)
     denoised = denoise_copies(model, x, row.sigma, condition, conditions.unconditional, config.guidance, noise)
     estimate = combine(x, row.sigma, denoised, noise, ESTIMATORS[score.estimator], config.antithetic)
     return weigh(estimate, row.sigma, score.weighting)

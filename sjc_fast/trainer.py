@@ -178,6 +178,9 @@ def build_field(config: TrainConfig, model: ScoreModel) -> VoxelField:
 
 def encode_prompts(config: TrainConfig, model: ScoreModel, device: torch.device) -> Conditions:
     """Encode the prompt once for every direction, and the negative prompt if there is guidance."""
-    prompts = [f"{d.words} {config.prompt}" for d in config.cameras.directions]
+    if config.cameras.words == "none":
+        prompts = [config.prompt] * len(config.cameras.directions)
+    else:
+        prompts = [f"{d.words} {config.prompt}" for d in config.cameras.directions]
     unconditional = model.encode([config.score.negative_prompt]).to(device) if config.guidance != 1 else None
     return Conditions(model.encode(prompts).to(device), unconditional)

@@ -1,15 +1,25 @@
 """Poses, laws and direction words."""
 
 import math
+from types import SimpleNamespace
 
 import golden
 import pytest
 import torch
 
-from sjc_fast.cameras import look_at, name_directions, orbit, ring, sample_directions, sample_sphere
+from sjc_fast.cameras import (
+    blend_directions,
+    look_at,
+    name_directions,
+    orbit,
+    ring,
+    sample_directions,
+    sample_sphere,
+)
 from sjc_fast.config import CameraConfig
 from sjc_fast.directions import PAPER_DIRECTIONS, Direction
 from sjc_fast.schedule import draw_cameras
+from sjc_fast.steps import Conditions
 
 
 def test_front_camera_stands_at_minus_x_and_sees_plus_z_on_its_right():
@@ -64,13 +74,48 @@ def test_direction_law_visits_all_equally_and_spread_zero_is_the_middle():
     assert torch.equal(name_directions(azimuth, elevation, directions), index)
 
 
+def test_blended_directions_are_linear_between_their_middles():
+    """Around the turn and up: whole in the middle of a patch, half and half at the border of two."""
+    directions = [Direction(f"d{i}", (i * 90.0 - 45, i * 90.0 + 45), (0.0, 40.0)) for i in range(4)]
+    directions += [Direction("up", (0.0, 360.0), (40.0, 80.0))]
+    azimuth = torch.tensor([90.0, 315.0, 22.5, 180.0, 30.0, 180.0]).double()
+    elevation = torch.tensor([20.0, 20.0, 20.0, 40.0, 60.0, 1.0]).double()
+    expected = torch.tensor(
+        [
+            [0, 1, 0, 0, 0],
+            [0.5, 0, 0, 0.5, 0],
+            [0.75, 0.25, 0, 0, 0],
+            [0, 0, 0.5, 0, 0.5],
+            [0, 0, 0, 0, 1],
+            [0, 0, 1, 0, 0],
+        ]
+    )
+    torch.testing.assert_close(blend_directions(azimuth, elevation, directions), expected)
+    narrow = [Direction("a", (0, 10), (0, 40)), Direction("b", (10, 200), (-80, 40))]
+    lost = blend_directions(torch.tensor([105.0]).double(), torch.tensor([-79.999999]).double(), narrow)
+    assert lost.sum() == 1
+
+
+def test_blended_words_are_a_mixture_of_the_encoded_ones():
+    config = CameraConfig(law="directions", spread=1.0, words="blended")
+    *_, direction, blend = draw_cameras(50, config, torch.Generator().manual_seed(0))
+    assert blend.shape == (50, len(config.directions))
+    prompts = torch.randn(len(config.directions), 3, 4)
+    row = SimpleNamespace(blend=blend, direction=direction)
+    expected = torch.einsum("vd,dtc->vtc", blend, prompts)
+    torch.testing.assert_close(Conditions(prompts, None).of(row), expected)
+    *_, direction, blend = draw_cameras(50, CameraConfig(), torch.Generator().manual_seed(0))
+    row = SimpleNamespace(blend=blend, direction=direction)
+    assert torch.equal(Conditions(prompts, None).of(row), prompts[direction])
+
+
 def test_uncovered_viewpoints_are_refused():
     with pytest.raises(ValueError, match="without a name"):
         name_directions(torch.tensor([200.0]), torch.tensor([0.0]), [Direction("front", (-90, 90), (-90, 90))])
 
 
 def test_paper_fov_range():
-    cameras, _ = draw_cameras(500, CameraConfig(), torch.Generator().manual_seed(0))
+    cameras, *_ = draw_cameras(500, CameraConfig(), torch.Generator().manual_seed(0))
     assert 40 <= float(cameras.fov.min()) < 42
     assert 68 < float(cameras.fov.max()) <= 70
 

@@ -187,6 +187,9 @@ def test_sds_is_a_special_case():
     torch.testing.assert_close(weigh(score, sigma, "sigma"), noise[0] - eps, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(weigh(score, sigma, "sigma2"), score * 0.64)
     torch.testing.assert_close(weigh(score, sigma, "one"), score)
+    # DreamFusion's gradient is w(t) (eps_hat - eps), w(t) the variance of the noise where that of the whole is 1.
+    variance = 0.8**2 / (1 + 0.8**2)
+    torch.testing.assert_close(weigh(score, sigma, "sds"), variance * (noise[0] - eps), atol=1e-5, rtol=1e-5)
 
 
 def test_antithetic_noise_and_any_c():

@@ -49,6 +49,9 @@ def settings(**changes):
 CASES = {
     "latents": settings(),
     "pixels": settings(views=2, noise_samples=4, score={"antithetic": True}, optimizer={"name": "adam"}),
+    "blended words, SDS": settings(
+        noise_samples=1, score={"antithetic": False, "weighting": "sds"}, cameras={"words": "blended"}
+    ),
     "plain background": settings(guidance=1.0, noise_samples=1, field={"resolution": 6, "background": "random"}),
 }
 
@@ -146,8 +149,8 @@ def test_no_tensor_and_no_number_of_a_step_is_the_hosts(monkeypatch):
         assert isinstance(model, NetworkModel)
         conditions = Conditions(torch.zeros(4, 77, 768), torch.zeros(1, 77, 768))
         step = FusedStep(config, VoxelField(100, 4), model, conditions, 64, "triton")
-        shapes = {"c2w": (4, 4), "background": (3,)}
-        rows = {k: torch.zeros(9, 1, *shapes.get(k, ())) for k in ("c2w", "fov", "sigma", "background")}
+        shapes = {"c2w": (4, 4), "background": (3,), "blend": (0,)}
+        rows = {k: torch.zeros(9, 1, *shapes.get(k, ())) for k in ("c2w", "fov", "sigma", "background", "blend")}
         rows |= {k: torch.zeros(9, 1, dtype=torch.int64) for k in ("direction", "slots")}
         rows |= {k: torch.zeros(9) for k in ("emptiness_weight", "depth_weight", "lr", "background_lr")}
         schedule = Schedule(Row(step=torch.arange(9), **rows))

@@ -1,0 +1,103 @@
+"""Pictures from a score model alone: the sampler of Karras et al. (EDM, arXiv 2206.00364, Algorithm 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .protocol import ScoreModel
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How the noise is taken away. Defaults: deterministic, second order, over the model's own noise levels."""
+
+    steps: int = 32
+    rho: float = 7.0
+    """Bend of the schedule; larger means shorter steps at low noise."""
+    low: float | None = None
+    """Smallest sigma; default the model's."""
+    high: float | None = None
+    """Largest sigma; default the model's."""
+    heun: bool = True
+    """Correct every step by the slope at its end (second order, two evaluations a step); else Euler."""
+    churn: float = 0.0
+    """S_churn: how much new noise is added on the way; 0 is the probability-flow ODE."""
+    churn_noise: float = 1.0
+    """S_noise: standard deviation of that noise."""
+
+    def levels(self, sigmas: Tensor) -> Tensor:
+        """Noise levels from the largest to 0, [steps + 1] (Eq. 5)."""
+        low, high = (self.low or float(sigmas[0])), (self.high or float(sigmas[-1]))
+        if self.steps < 1 or not 0 < low <= high:
+            raise UserError(
+                f"sampling needs at least one step and 0 < low <= high, not {self.steps}, {low:g}, {high:g}"
+            )
+        share = torch.linspace(0, 1, self.steps, dtype=torch.float64)
+        ends = high ** (1 / self.rho), low ** (1 / self.rho)
+        return torch.cat([(ends[0] + share * (ends[1] - ends[0])) ** self.rho, torch.zeros(1)]).float()
+
+
+@torch.no_grad()
+def guided(model: ScoreModel, x: Tensor, sigma: float, condition: Tensor, guidance: float, empty: Tensor) -> Tensor:
+    """``D_uncond + guidance (D_cond - D_uncond)`` at one noise level; one evaluation where guidance is 1."""
+    level = torch.full((len(x),), sigma, device=x.device)
+    if guidance == 1:
+        return model.denoise(x, level, condition)
+    both = torch.cat([condition, empty.expand_as(condition)])
+    cond, uncond = model.denoise(torch.cat([x, x]), torch.cat([level, level]), both).float().chunk(2)
+    return uncond + guidance * (cond - uncond)
+
+
+@torch.no_grad()
+def sample_steps(
+    model: ScoreModel,
+    prompts: list[str],
+    sampler: Sampler | None = None,
+    *,
+    guidance: float = 1.0,
+    generator: torch.Generator | None = None,
+    start: Tensor | None = None,
+) -> Iterator[tuple[float, Tensor]]:
+    """Sample one picture a prompt, yielding (sigma, x) after every step; the last sigma is 0.
+
+    Args:
+        model: the score model.
+        prompts: B prompts.
+        guidance: classifier-free guidance scale.
+        generator: where the noise comes from, on the CPU.
+        start: noise to begin with, [B, C, size, size] of unit variance.
+
+    Raises:
+        UserError: the sampler's settings make no schedule.
+    """
+    sampler = sampler or Sampler()
+    levels = sampler.levels(model.sigmas).tolist()
+    condition, empty = model.encode(prompts), model.encode([""])
+    shape = (len(prompts), model.channels, model.size, model.size)
+    normal = lambda: torch.randn(shape, generator=generator).to(condition.device)  # noqa: E731
+    x = levels[0] * (normal() if start is None else start.to(condition.device))
+    slope = lambda x, sigma: (x - guided(model, x, sigma, condition, guidance, empty)) / sigma  # noqa: E731
+    gamma = min(sampler.churn / sampler.steps, 2**0.5 - 1)
+    for now, after in pairwise(levels):
+        sigma = min(now * (1 + gamma), max(levels[0], now))  # not above what the model knows
+        if sigma > now:
+            x = x + (sigma**2 - now**2) ** 0.5 * sampler.churn_noise * normal()
+        first = slope(x, sigma)
+        ahead = x + (after - sigma) * first
+        if sampler.heun and after > 0:
+            ahead = x + (after - sigma) * (first + slope(ahead, after)) / 2
+        x = ahead
+        yield after, x
+
+
+def sample(model: ScoreModel, prompts: list[str], sampler: Sampler | None = None, **options: object) -> Tensor:
+    """The pictures at the end of `sample_steps`, [B, C, size, size]."""
+    for _, x in sample_steps(model, prompts, sampler, **options):  # noqa: B007
+        pass
+    return x
