@@ -41,7 +41,7 @@ format: setup
 	$(BIN)/ruff format .
 
 test: lint
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 # The C++ code built with address and undefined-behaviour sanitizers, through all the tests that run it.
 sanitize: setup

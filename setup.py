@@ -41,6 +41,7 @@ setup(
         "pillow>=10.1",
         "jinja2>=3.1",
         "scipy>=1.11",
+        "matplotlib>=3.8",
         "xatlas>=0.0.9",
         "fast-simplification>=0.1.9",
         "embreex>=2.17.7",

@@ -18,6 +18,9 @@ KERNELS = Path(sjc_fast.__file__).parent.parent / "kernels"
 FLOORS = {
     "cli": 4,
     "export": 4,
+    "experiments": 4,
+    "recipes": 4,
+    "fit": 3,
     "run": 4,
     "journal": 4,
     "reporter": 4,
@@ -34,6 +37,7 @@ FLOORS = {
     "losses": 2,
     "field": 1,
     "cameras": 1,
+    "photos": 1,
     "directions": 1,
     "rendering": 1,
     "scores": 1,
@@ -44,6 +48,7 @@ FLOORS = {
     "__version__": 0,
 }
 BESIDE = {"shapes", "__init__"}  # the embedded model: the rest knows it as a folder
+MEASURES = {"cli/evaluate.py", "experiments"}  # but for what holds it against its own scenes
 
 
 def imports(path):
@@ -73,6 +78,8 @@ def test_imports_go_down(path):
     here = FLOORS[room(path)]
     for name in imports(path):
         there = name.split(".")[1]
+        if there == "shapes" and {str(path.relative_to(ROOT)), room(path)} & MEASURES:
+            continue
         assert there in FLOORS, f"{path.name} imports {name}"
         assert FLOORS[there] <= here, f"{path.name} (floor {here}) imports {name} (floor {FLOORS[there]})"
 

@@ -21,6 +21,11 @@ COMMANDS = {
     "view": "orbit a run's object in the browser",
     "export": "a mesh of a run, with a texture",
     "gallery": "one page that shows many runs",
+    "fit": "posed photographs become a field",
+    "sample": "pictures from the score model alone",
+    "recipes": "the authors' settings by prompt",
+    "experiment": "a claim of the paper, tried on this machine",
+    "evaluate": "how near the embedded model's objects come to the known truth",
     "models": "the score models that can be loaded, and the words the embedded one knows",
     "doctor": "what this machine has, what is missing, and how to get it",
 }
@@ -100,6 +105,17 @@ def parse(kind: type[Options], arguments: list[str], command: str, default: Opti
         if exit_.code == 0:  # --help
             raise
         raise UserError(f"{_unbox(said.getvalue())}; see sjc-fast {command} --help") from None
+
+
+def option_value(arguments: list[str], name: str) -> str | None:
+    """The last value of --name VALUE or --name=VALUE, before the full parse: it decides the defaults of the others."""
+    value = None
+    for i, argument in enumerate(arguments):
+        if argument == f"--{name}" and i + 1 < len(arguments):
+            value = arguments[i + 1]
+        elif argument.startswith(f"--{name}="):
+            value = argument.split("=", 1)[1]
+    return value
 
 
 def check_limits(options: object, limits: dict[str, tuple[int, int]]) -> None:

@@ -1,0 +1,92 @@
+"""Settings of the embedded model, one changed at a time: ``python -m benchmarks.sweep``, several prompts and seeds.
+
+Writes results/sweep.json and prints the table that docs/embedded-model.md has.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+from sjc_fast import load_score_model
+from sjc_fast.config import merge
+from sjc_fast.experiments.frame import interval
+from sjc_fast.settings import default_config
+from sjc_fast.shapes.truth import judge
+from sjc_fast.trainer import Trainer
+
+from .report import save
+
+#: What is changed, by the words of the table. The number of evaluations stays, but where the words say otherwise.
+CHANGES: dict[str, dict[str, Any]] = {
+    "as shipped": {},
+    "random sigma": {"score": {"sigma": {"mode": "random"}}},
+    "log-uniform sigma": {"score": {"sigma": {"mode": "log-uniform"}}},
+    "sigma from 14": {"score": {"sigma": {"high": 14.0}}},
+    "sigma from 4": {"score": {"sigma": {"high": 4.0}}},
+    "sigma down to 0.3": {"score": {"sigma": {"low": 0.3}}},
+    "one noise sample, 800 steps": {"noise_samples": 1, "steps": 800},
+    "four noise samples, 200 steps": {"noise_samples": 4, "steps": 200},
+    "independent noise": {"score": {"antithetic": False}},
+    "control variate": {"score": {"antithetic": False, "estimator": "auto"}},
+    "weight sigma^2": {"score": {"weighting": "sigma2"}},
+    "guidance 2 (twice the evaluations)": {"guidance": 2.0},
+    "twice the steps": {"steps": 800},
+    "half the steps": {"steps": 200},
+    "32 voxels a side": {"field": {"resolution": 32}},
+    "64 voxels a side": {"field": {"resolution": 64}},
+    "emptiness 100": {"losses": {"emptiness_weight": 100.0}},
+    "emptiness 1000": {"losses": {"emptiness_weight": 1000.0}},
+    "learning rate 0.1": {"optimizer": {"lr": 0.1}},
+    "learning rate 0.4": {"optimizer": {"lr": 0.4}},
+    "constant learning rate": {"optimizer": {"decay": "constant"}},
+    "cameras anywhere in their direction": {"cameras": {"spread": 1.0}},
+}
+
+
+@dataclass
+class Options:
+    """How much is run."""
+
+    prompts: tuple[str, ...] = ("a green house", "a purple ring", "a yellow car")
+    seeds: int = 3
+    only: tuple[str, ...] = tuple(CHANGES)
+
+
+def main(options: Options) -> None:
+    """Run every change with every prompt and seed."""
+    model = load_score_model("shapes", "cpu")
+    rows: dict[str, list[dict]] = {}
+    print("| changed | IoU | PSNR, dB | seconds |\n| --- | --- | --- | --- |")
+    for name in options.only:
+        rows[name] = []
+        for prompt in options.prompts:
+            for seed in range(options.seeds):
+                config = merge(default_config("shapes"), {"prompt": prompt, "seed": seed, "device": "cpu"})
+                started = time.monotonic()
+                run = Trainer(merge(config, CHANGES[name]), model)
+                for _ in run.remaining():
+                    pass
+                seconds = time.monotonic() - started
+                figures = judge(run.field, prompt).figures()
+                rows[name].append({"prompt": prompt, "seed": seed, "seconds": seconds, **figures})
+        print(line(name, rows[name], rows["as shipped"]) if "as shipped" in rows else name, flush=True)
+        save("sweep", {"prompts": options.prompts, "seeds": options.seeds, "changes": CHANGES, "rows": rows})
+
+
+def line(name: str, rows: list[dict], base: list[dict]) -> str:
+    """A row of the table: means, and the mean difference to the base, same prompt and seed, with its interval."""
+    cells = [name]
+    for key, digits in (("iou", 3), ("psnr", 2)):
+        mean, _ = interval(r[key] for r in rows)
+        gap, half = interval(a[key] - b[key] for a, b in zip(rows, base, strict=True))
+        cells.append(f"{mean:.{digits}f}" + (f" ({gap:+.{digits}f} ± {half:.{digits}f})" if rows is not base else ""))
+    cells.append(f"{sum(r['seconds'] for r in rows) / len(rows):.0f}")
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
