@@ -15,7 +15,7 @@ from sjc_fast.shapes.dataset import RADIUS, direction_cameras, render_views
 from sjc_fast.shapes.exact import GREY, TINT, ExactScenes
 from sjc_fast.shapes.objects import COLOURS, OBJECTS
 from sjc_fast.shapes.prompts import caption
-from sjc_fast.shapes.truth import held_out_cameras, judge, mean, true_views
+from sjc_fast.shapes.truth import judge, mean, true_views
 
 COMMITTED = Path(__file__).parent.parent / "benchmarks" / "results" / "evaluation.json"
 
@@ -39,7 +39,7 @@ def ball(radius):
 def test_a_ball_of_the_true_size_is_judged_by_its_colour_and_a_smaller_one_by_its_silhouette():
     result = judge(ball(0.62), "a blue ball", "reference")
     assert result.iou > 0.97
-    truth, coverage = true_views("a blue ball", held_out_cameras())
+    truth, coverage = true_views("a blue ball")
     flat = torch.where(coverage[:, None] > 0.5, torch.tensor(COLOURS["blue"])[:, None, None], 1.0)
     expected = -10 * (flat - truth).square().mean(dim=(1, 2, 3)).log10().mean()
     assert result.psnr == pytest.approx(float(expected), abs=1.5)

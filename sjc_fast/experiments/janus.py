@@ -6,11 +6,8 @@ from typing import Any
 
 import torch
 
-from ..cameras import ring
 from ..field import VoxelField
-from ..rendering import render
-from ..shapes.dataset import FOV, RADIUS
-from ..shapes.truth import ELEVATION, SIZE, true_views
+from ..shapes.truth import around_cameras, true_views, views_of
 from .frame import Context, Finding, interval, told
 from .objects import config_for, make
 
@@ -34,7 +31,7 @@ def run(context: Context) -> Finding:
                 rows.append(
                     {"variant": name, "prompt": prompt, "seed": seed, **judged[-1], "faces": faces(field, prompt)}
                 )
-                shown.setdefault(name, _around(field))
+                shown.setdefault(name, views_of(field, around_cameras())[0])
         context.say(f"  {name}: {told(r['faces'] for r in rows if r['variant'] == name)}")
     of = lambda name, key: [r[key] for r in rows if r["variant"] == name]  # noqa: E731
     right = lambda name: sum(of(name, "facing")) / len(of(name, "facing"))  # noqa: E731
@@ -55,17 +52,10 @@ def run(context: Context) -> Finding:
     )
 
 
-def _around(field: VoxelField) -> torch.Tensor:
-    """Eight views from the front on, RGB over white, [8, 3, SIZE, SIZE]."""
-    cameras = ring(8, ELEVATION, RADIUS, FOV).to(field.box.device)
-    white = torch.ones(8, 3, device=field.box.device)
-    return render(field, cameras, SIZE, background=white).features.detach().cpu() / 2 + 0.5
-
-
 def faces(field: VoxelField, prompt: str) -> float:
     """Share of the seven other sides that are nearer (MSE) to the true front than to their own true picture."""
-    views = _around(field)
-    truth, _ = true_views(prompt, ring(8, ELEVATION, RADIUS, FOV))
+    views, _ = views_of(field, around_cameras())
+    truth, _ = true_views(prompt, held_out=False)
     own = (views - truth).square().mean(dim=(1, 2, 3))
     front = (views - truth[:1]).square().mean(dim=(1, 2, 3))
     return float((front < own)[1:].float().mean())

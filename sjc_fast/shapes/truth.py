@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from ..rendering import render
 from .dataset import FOV, RADIUS, render_views
 from .objects import COLOURS, OBJECTS
 from .prompts import Asked, read
+from .scenes import Layers
 
 SIZE = 128  # pixels a side of a view that is judged
 ELEVATION = 20.0  # degrees
@@ -48,6 +50,11 @@ def held_out_cameras() -> Cameras:
     return ring(8, ELEVATION, RADIUS, FOV, start=22.5)
 
 
+def around_cameras() -> Cameras:
+    """8 cameras at the training azimuths, the first in front of the object, 20 degrees above the horizon."""
+    return ring(8, ELEVATION, RADIUS, FOV)
+
+
 def read_whole(prompt: str) -> Asked:
     """What a prompt asks for, if that is one scene.
 
@@ -60,16 +67,25 @@ def read_whole(prompt: str) -> Asked:
     return asked
 
 
-def true_views(prompt: str, cameras: Cameras, size: int = SIZE) -> tuple[Tensor, Tensor]:
-    """What a prompt asks for: RGB in [0, 1] over white, [V, 3, size, size], and coverage, [V, size, size].
+def true_views(prompt: str, *, held_out: bool = True) -> tuple[Tensor, Tensor]:
+    """What a prompt asks for, from `held_out_cameras` or `around_cameras`.
+
+    Returns:
+        RGB in [0, 1] over white, [8, 3, SIZE, SIZE], and coverage, [8, SIZE, SIZE].
 
     Raises:
         UserError: the prompt has no known truth.
     """
     asked = read_whole(prompt)
-    layers = render_views(asked.name, cameras, size)
+    layers = _layers(asked.name, held_out)
     colours = torch.tensor([COLOURS[asked.colour], OBJECTS[asked.name].second(asked.second)])
     return layers.paint(*colours, torch.ones(3)), layers.coverage[:, 0]
+
+
+@functools.lru_cache(maxsize=64)
+def _layers(name: str, held_out: bool) -> Layers:
+    """Rendering an object takes a second, and the same one is often judged again."""
+    return render_views(name, held_out_cameras() if held_out else around_cameras(), SIZE)
 
 
 @torch.no_grad()
@@ -79,9 +95,8 @@ def judge(field: VoxelField, prompt: str, backend: str = "auto") -> Judgement:
     Raises:
         UserError: the prompt has no known truth.
     """
-    cameras, device = held_out_cameras(), field.box.device
-    truth, coverage = true_views(prompt, cameras)
-    views, opacity = _views(field, cameras.to(device), backend)
+    truth, coverage = true_views(prompt)
+    views, opacity = views_of(field, held_out_cameras(), backend)
     mine, theirs = opacity > 0.5, coverage > 0.5
     union = mine | theirs
     iou = (mine & theirs).sum(dim=(1, 2)) / union.sum(dim=(1, 2))
@@ -92,18 +107,20 @@ def judge(field: VoxelField, prompt: str, backend: str = "auto") -> Judgement:
     return Judgement(float(iou.mean()), whole, psnr(near), _faces_front(field, prompt, backend), views, truth)
 
 
-def _views(field: VoxelField, cameras: Cameras, backend: str) -> tuple[Tensor, Tensor]:
-    white = torch.ones(len(cameras), 3, device=field.box.device)
-    out = render(field, cameras, SIZE, background=white, backend=backend)
+@torch.no_grad()
+def views_of(field: VoxelField, cameras: Cameras, backend: str = "auto") -> tuple[Tensor, Tensor]:
+    """A field as it is judged: RGB over white, [V, 3, SIZE, SIZE] in [0, 1], and opacity, [V, SIZE, SIZE]."""
+    device = field.box.device
+    white = torch.ones(len(cameras), 3, device=device)
+    out = render(field, cameras.to(device), SIZE, background=white, backend=backend)
     return out.features.cpu() / 2 + 0.5, out.opacity.cpu()
 
 
 def _faces_front(field: VoxelField, prompt: str, backend: str) -> bool | None:
     if read(prompt).name not in FACING:
         return None
-    cameras = ring(2, ELEVATION, RADIUS, FOV)  # from the front, from the back
-    truth, _ = true_views(prompt, cameras)
-    views, _ = _views(field, cameras.to(field.box.device), backend)
+    truth = true_views(prompt, held_out=False)[0][::4]  # from the front, from the back
+    views, _ = views_of(field, ring(2, ELEVATION, RADIUS, FOV), backend)
     error = (views[:, None] - truth).square().mean(dim=(2, 3, 4))
     return bool(error[0, 0] < error[0, 1] and error[1, 1] < error[1, 0])
 
