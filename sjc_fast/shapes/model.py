@@ -104,7 +104,7 @@ def settings() -> dict:
             # It knows few pictures and knows them well: guidance only over-saturates its colours.
             "guidance": 1.0,
             "field": {"resolution": 48, "feature_std": 0.1, "background": "random"},
-            "score": {"antithetic": True, "sigma": {"mode": "annealed", "low": 0.1, "high": 8.0}},
+            "score": {"antithetic": True, "sigma": {"mode": "annealed", "low": 0.1, "high": 14.0}},
             "losses": {"emptiness_weight": 300.0},
             "optimizer": {"lr": 0.2, "decay": "cosine", "final_lr": 0.1},
             "cameras": {
