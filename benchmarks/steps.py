@@ -396,7 +396,7 @@ def network_rows(count: int = 20) -> list[dict[str, Any]]:
     model = load_score_model("shapes", "cpu")
     text = model.encode(["a red mushroom"] * 2)
     config = model.unet.config
-    x = torch.randn(2, config.in_channels, config.sample_size, config.sample_size)
+    x = torch.randn(2, config.out_channels, config.sample_size, config.sample_size)
     tick = torch.full((2,), 500)
 
     def ask(unet: Any, layout: torch.memory_format, dtype: torch.dtype = torch.float32) -> Callable[[], Any]:
