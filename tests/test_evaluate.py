@@ -117,9 +117,10 @@ def test_two_prompts_come_out_as_well_as_committed(tmp_path, capsys):
 
 def test_the_ceiling_and_changed_settings_are_in_the_report(tmp_path):
     output = tmp_path / "new" / "e.json"
-    main(["evaluate", "--prompts", "a red cube", "--steps", "30", "--device", "cpu", "--output", str(output)])
+    changed = ["--steps", "30", "--guidance", "1.5"]
+    main(["evaluate", "--prompts", "a red cube", *changed, "--device", "cpu", "--output", str(output)])
     result = json.loads(output.read_text())
-    assert result["changed"] == {"steps": 30, "device": "cpu"}
+    assert result["changed"] == {"steps": 30, "guidance": 1.5, "device": "cpu"}
     assert {"model", "exact"} == set(result["mean"])
     assert result["exact"][0]["iou"] > 0.6
 
@@ -133,6 +134,7 @@ def test_the_ceiling_and_changed_settings_are_in_the_report(tmp_path):
         (["--prompt", "a red cube"], "leave --prompt and --resume out"),
         (["--model", "nowhere"], "no model 'nowhere'"),
         (["--output", "/dev/null/e.json"], "cannot write /dev/null/e.json"),
+        (["--output", "e.png"], "the file of the figures ends in .json"),
     ],
 )
 def test_wrong_input_is_met_before_the_work(options, message, capsys):

@@ -54,7 +54,7 @@ class EvaluateOptions(TrainConfig):
     prompts: tuple[str, ...] = PROMPTS
     """Each names one object and its colour."""
     ceiling: bool = True
-    """Also with the exact score in place of the network: the best that any network could do."""
+    """Also with the exact score in place of the network (unguided), about the best that any network could do."""
 
 
 def main(arguments: list[str]) -> None:
@@ -103,6 +103,8 @@ def _read_options(arguments: list[str]) -> EvaluateOptions:
         raise UserError(f"model {options.model}: its sjc_fast.json names no scenes whose truth is known")
     if options.prompt or options.resume:
         raise UserError("evaluate makes new objects of --prompts: leave --prompt and --resume out")
+    if options.output and options.output.suffix != ".json":
+        raise UserError(f"--output {options.output}: the file of the figures ends in .json")
     if not options.prompts:
         raise UserError("--prompts: give at least one")
     for prompt in options.prompts:
@@ -122,7 +124,8 @@ def _generate(
     """An object of the prompt by every model, judged, and the seconds that it took."""
     for name, model in models.items():
         started = time.monotonic()
-        run = Trainer(config, model, device)
+        exact = isinstance(model, ExactScenes)  # it has nothing to guide
+        run = Trainer(replace(config, guidance=1.0) if exact else config, model, device)
         for _ in run.remaining():
             pass
         seconds = time.monotonic() - started
