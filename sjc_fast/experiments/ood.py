@@ -34,7 +34,7 @@ def run(context: Context) -> Finding:
         f"{len(free)} noise levels, by up to {at['clean'] / at['noisy']:.1f} times (sigma {at['sigma']:.2g}: root mean "
         f"square error {at['clean']:.3f} against {at['noisy']:.3f}, pictures in [-1, 1]). With the words "
         f'"{PROMPT}" it is so at {sum(r["clean"] > r["noisy"] for r in told)} of {len(told)}. The exact score of the '
-        f"scenes maps the same clean disc to within {limit:.3f} of itself: it is the network that was never asked."
+        f"scenes maps the same clean disc to within {limit:.3f} of itself, so that any such error is the network's own."
     )
     pictures = [_strip(context, disc, sigma) for sigma in sigmas[:: context.pick(3, 2)]]
     return Finding(
