@@ -26,9 +26,7 @@ def run(context: Context) -> Finding:
         "Euler": lambda n: Sampler(n, heun=False),
         "Heun, churn": lambda n: Sampler(max(1, n // 2), churn=n / 4),
     }
-    budgets = context.pick(
-        (10, 20, 50, 100), (4,)
-    )  # divisors of 1000, or diffusers' DDIM does not end at the clean end
+    budgets = context.pick((10, 20, 50, 100), (4,))  # divisors of 1000, so that DDIM ends at the clean end
     prompts = [caption(name, colour, view) for name, colour, view in SUBJECTS]
     rows, shown = [], {}
     for seed in context.seeds:
