@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..config import TrainConfig, merge
 from ..field import VoxelField
-from ..scores.protocol import ScoreModel
+from ..shapes.dataset import direction_cameras, render_views
+from ..shapes.objects import COLOURS, OBJECTS
 from ..shapes.truth import judge
 from ..trainer import Trainer
 from .frame import Context
 
 
-def config_for(
-    context: Context, prompt: str, seed: int, changes: dict[str, Any], model: ScoreModel | None = None
-) -> TrainConfig:
-    """The model's own settings with some changed; small contexts take a tenth of the steps."""
-    config = merge(TrainConfig(model=context.name), (model or context.model).settings, "the model")
+def config_for(context: Context, prompt: str, seed: int, changes: dict[str, Any]) -> TrainConfig:
+    """The model's own settings with some changed; small contexts take a twentieth of the steps."""
+    config = merge(TrainConfig(model=context.name), context.model.settings, "the model")
     config = merge(config, {"prompt": prompt, "seed": seed}, "experiment")
     config = merge(config, changes, "experiment")
     return merge(config, {"steps": max(8, config.steps // context.pick(1, 20))}, "experiment")
@@ -43,3 +45,11 @@ def make(
             done = evaluations(config) * step / config.steps
             rows.append({"step": step, "evaluations": done, **judge(run.field, config.prompt).figures()})
     return run.field, rows
+
+
+def psnr_on_object(picture: Tensor, name: str, colour: str, view: int) -> float:
+    """dB of a picture [3, size, size] in [-1, 1] against the true one where no background shows (it may be any)."""
+    layers = render_views(name, direction_cameras()[view : view + 1])
+    truth = layers.lit(torch.tensor(COLOURS[colour]), torch.tensor(OBJECTS[name].second()))[0]
+    inside = layers.coverage[0, 0] > 0.999
+    return float(-10 * (picture / 2 + 0.5 - truth)[:, inside].square().mean().log10())

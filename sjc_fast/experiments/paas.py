@@ -108,7 +108,7 @@ def _groups(pool: int, n: int, paired: bool) -> list[Tensor]:
     if paired:
         pairs = torch.arange(pool).reshape(-1, n // 2, 2)
         return [g.T.flatten() for g in pairs]  # the mirrored half last
-    return list(torch.arange(0, pool, 2).reshape(-1, n)) if pool // 2 >= n else []
+    return list(torch.arange(0, pool, 2).reshape(-1, n))
 
 
 def _denoise(context: Context, x: Tensor, sigma: float, condition: Tensor, noise: Tensor) -> Tensor:

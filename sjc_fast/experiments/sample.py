@@ -10,10 +10,9 @@ from torch import Tensor
 
 from ..scores.protocol import NetworkModel
 from ..scores.sampling import Sampler, sample
-from ..shapes.dataset import direction_cameras, render_views
-from ..shapes.objects import COLOURS, OBJECTS
 from ..shapes.prompts import caption
 from .frame import Context, Finding, told
+from .objects import psnr_on_object
 
 SUBJECTS = (("mushroom", "red", 8), ("house", "green", 9), ("duck", "yellow", 10), ("car", "blue", 15))
 
@@ -88,13 +87,7 @@ def ddim(model: NetworkModel, prompts: list[str], steps: int, start: Tensor) -> 
 
 
 def _row(sampler: str, evaluations: int, seed: int, pictures: Tensor) -> dict[str, Any]:
-    """PSNR against the true pictures on the object, where no background shows (it is any)."""
-    values = []
-    for (name, colour, view), picture in zip(SUBJECTS, pictures.cpu(), strict=True):
-        layers = render_views(name, direction_cameras()[view : view + 1])
-        truth = layers.lit(torch.tensor(COLOURS[colour]), torch.tensor(OBJECTS[name].second()))[0]
-        inside = layers.coverage[0, 0] > 0.999
-        values.append(float(-10 * (picture / 2 + 0.5 - truth)[:, inside].square().mean().log10()))
+    values = [psnr_on_object(picture, *subject) for subject, picture in zip(SUBJECTS, pictures.cpu(), strict=True)]
     return {"sampler": sampler, "evaluations": evaluations, "seed": seed, "psnr": sum(values) / len(values)}
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..config import SigmaConfig
 from ..paas import paas_score, weigh
 from ..schedule import draw_sigmas
-from ..shapes.dataset import direction_cameras, render_views
-from ..shapes.objects import COLOURS, OBJECTS
 from .frame import Context, Finding, interval, told
-from .objects import config_for, make
+from .objects import config_for, make, psnr_on_object
 
 MODES = ("random", "log-uniform", "annealed")
 PROMPTS = ("a red mushroom", "a green house")
@@ -66,14 +63,13 @@ def _picture(context: Context, mode: str, seed: int) -> dict[str, Any]:
             context.model, x, sigma, condition, noise_samples=2, guidance=1.0, antithetic=True, generator=generator
         )
         x = x + RATE * (1 - i / steps) * weigh(score, sigma[None], "sigma")
-    return {"mode": mode, "seed": seed, "steps": steps, "psnr": _on_object(x.cpu()), "picture": x.cpu()}
-
-
-def _on_object(x: Tensor) -> float:
-    layers = render_views("mushroom", direction_cameras()[VIEW : VIEW + 1])
-    truth = layers.lit(torch.tensor(COLOURS["red"]), torch.tensor(OBJECTS["mushroom"].second()))[0]
-    inside = layers.coverage[0, 0] > 0.999
-    return float(-10 * (x[0] / 2 + 0.5 - truth)[:, inside].square().mean().log10())
+    return {
+        "mode": mode,
+        "seed": seed,
+        "steps": steps,
+        "psnr": psnr_on_object(x[0].cpu(), "mushroom", "red", VIEW),
+        "picture": x.cpu(),
+    }
 
 
 def _draw(figure: Any, flat: list[dict], solid: list[dict]) -> None:
