@@ -17,7 +17,7 @@ from sjc_fast.directions import Direction
 from sjc_fast.rendering import render
 from sjc_fast.scores import MixtureModel
 from sjc_fast.shapes.dataset import FOV, RADIUS, render_views
-from sjc_fast.shapes.objects import COLOURS, OBJECTS
+from sjc_fast.shapes.prompts import Asked
 from sjc_fast.trainer import Trainer
 
 from .report import save
@@ -34,8 +34,7 @@ def training_directions(around: int, elevations: tuple[float, ...]) -> tuple[Dir
 
 def exact_pictures(name: str, colour: str, cameras: Any, size: int) -> torch.Tensor:
     """Exact pictures of a scene over the known background, [V, 3, size, size] in [-1, 1]."""
-    colours = torch.tensor([COLOURS[colour], OBJECTS[name].second(), BACKGROUND])
-    return render_views(name, cameras, size).paint(*colours) * 2 - 1
+    return render_views(name, cameras, size).paint(*Asked(name, colour).colours(), torch.tensor(BACKGROUND)) * 2 - 1
 
 
 def recover(

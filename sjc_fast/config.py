@@ -20,6 +20,11 @@ from .errors import UserError
 from .files import atomic
 
 
+def alias(name: str) -> Any:
+    """A second, short name of an option on the command line."""
+    return tyro.conf.arg(aliases=[f"--{name}"])
+
+
 @dataclass
 class CameraConfig:
     """Where training views are taken from. The defaults are the paper's."""
@@ -34,7 +39,7 @@ class CameraConfig:
     """Range of v in the "sphere" law, degrees: cos(polar angle) = 1 - 2 v / pi; 90 is the horizon."""
     spread: float = 1.0
     """In the "directions" law: 0 is the middle of each direction's patch, 1 anywhere in it."""
-    words: Literal["nearest", "blended", "none"] = "nearest"
+    words: Annotated[Literal["nearest", "blended", "none"], alias("direction-words")] = "nearest"
     """Direction words of a view: its own direction's; a mixture of the encoded neighbours' by angle; or none at all."""
     directions: Annotated[tuple[Direction, ...], tyro.conf.Fixed, tyro.conf.Suppress] = PAPER_DIRECTIONS
 
@@ -64,7 +69,7 @@ class FieldConfig:
 class SigmaConfig:
     """Which noise levels are scored, and when. The defaults are the paper's."""
 
-    mode: Literal["random", "log-uniform", "annealed"] = "random"
+    mode: Annotated[Literal["random", "log-uniform", "annealed"], alias("sigma-mode")] = "random"
     """"random": ticks of the model's table; "log-uniform": between low and high; "annealed": from high to low."""
     drop_largest: int = 30
     """Ticks of the model's table left out at the noisy end."""
@@ -82,12 +87,13 @@ class SigmaConfig:
 class ScoreConfig:
     """How scores are estimated. The defaults are the paper's, but for antithetic, which leaves the mean as it is."""
 
-    estimator: Literal["eq15", "eq16", "auto"] = "eq16"
-    """Eq. 15, Eq. 16, or a regression control variate. All have the same mean, the last from two noise samples on."""
-    antithetic: bool | None = None
+    estimator: Annotated[Literal["eq15", "eq16", "auto", "sds"], alias("estimator")] = "eq16"
+    """SJC by Eq. 15, Eq. 16, or a regression control variate (all have the same mean, the last from two noise samples
+    on); or DreamFusion's score distillation, which is Eq. 16 with another weight."""
+    antithetic: Annotated[bool | None, alias("antithetic")] = None
     """Noise in pairs (n, -n): less variance, same cost, same mean; default wherever the noise samples are even."""
-    weighting: Literal["sigma", "sigma2", "one", "sds"] = "sigma"
-    """The update is the score times sigma (paper's code), sigma squared, or as it is; "sds" is DreamFusion's."""
+    weighting: Annotated[Literal["sigma", "sigma2", "one"], alias("weighting")] = "sigma"
+    """The update is the score times sigma (paper's code), sigma squared, or as it is."""
     negative_prompt: str = ""
     """What guidance leads away from."""
     sigma: SigmaConfig = dataclasses.field(default_factory=SigmaConfig)
@@ -97,12 +103,12 @@ class ScoreConfig:
 class LossConfig:
     """The regularisers. The defaults are the paper's."""
 
-    emptiness_weight: float = 1e4
+    emptiness_weight: Annotated[float, alias("emptiness-weight")] = 1e4
     emptiness_start: float = 0.5
     """Share of the run after which the weight is multiplied."""
     emptiness_multiplier: float = 20.0
     emptiness_beta: float = 10.0
-    depth_weight: float = 0.0
+    depth_weight: Annotated[float, alias("depth-weight")] = 0.0
     """Weight of the centre-depth loss; 10 to 100 for some prompts in the paper."""
     depth_window: float = 50 / 64
     """Side of its central window, as a share of the image."""
@@ -113,7 +119,7 @@ class OptimizerConfig:
     """How the field moves. The defaults are the paper's."""
 
     name: Literal["adamax", "adam"] = "adamax"
-    lr: float = 0.05
+    lr: Annotated[float, alias("lr")] = 0.05
     background_lr: float = 1e-4
     decay: Literal["constant", "cosine"] = "constant"
     final_lr: float = 0.0
@@ -219,6 +225,8 @@ class TrainConfig:
         """What must fit together."""
         if self.antithetic and self.noise_samples % 2:
             raise UserError(f"--noise-samples {self.noise_samples}: antithetic noise comes in pairs, give an even one")
+        if self.score.estimator == "sds" and self.score.weighting != "sigma":
+            raise UserError(f"--score.weighting {self.score.weighting}: score distillation has a weight of its own")
         sigma = self.score.sigma
         for name, (low, high) in {
             "cameras.fov": self.cameras.fov,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,16 +36,8 @@ class FitSettings:
     backend: str = "auto"
 
 
-class Progress(NamedTuple):
-    """Where a fit stands."""
-
-    step: int
-    field: VoxelField
-    loss: Tensor
-
-
-def fit_steps(photos: Photos, settings: FitSettings, device: torch.device | str = "cpu") -> Iterator[Progress]:
-    """Fit, yielding after every step.
+def fit_steps(photos: Photos, settings: FitSettings, device: torch.device | str = "cpu") -> Iterator[VoxelField]:
+    """Fit, yielding the field after every step.
 
     Each step compares views over random plain backgrounds, so that opacity is learned with the colours. A finer grid
     starts as the coarser one, interpolated.
@@ -57,7 +48,6 @@ def fit_steps(photos: Photos, settings: FitSettings, device: torch.device | str 
     with torch.no_grad():
         field.density_scale.fill_(math.log(SHARPNESS))
     height, width = photos.pictures.shape[-2:]
-    done = 0
     for resolution in settings.resolutions:
         field = refine(field, resolution)
         grids = [field.density, field.features]
@@ -79,8 +69,7 @@ def fit_steps(photos: Photos, settings: FitSettings, device: torch.device | str 
             optimizer.step()
             optimizer.zero_grad()
             fall.step()
-            done += 1
-            yield Progress(done, field, loss.detach())
+            yield field
 
 
 @torch.no_grad()

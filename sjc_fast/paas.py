@@ -10,11 +10,11 @@ from torch import Tensor
 from .scores.protocol import ScoreModel
 
 Coefficient = float | Literal["auto"]
-#: The paper's two estimators by name, and ours.
-ESTIMATORS: dict[str, Coefficient] = {"eq15": 1.0, "eq16": 0.0, "auto": "auto"}
-Weighting = Literal["sigma", "sigma2", "one", "sds"]
+#: The paper's two estimators by name, and ours; DreamFusion's is Eq. 16 with `sds_weight`.
+ESTIMATORS: dict[str, Coefficient] = {"eq15": 1.0, "eq16": 0.0, "auto": "auto", "sds": 0.0}
+Weighting = Literal["sigma", "sigma2", "one"]
 #: The power of sigma that the score is multiplied by.
-POWERS: dict[str, int] = {"sigma": 1, "sigma2": 2, "one": 0, "sds": 1}
+POWERS: dict[str, int] = {"sigma": 1, "sigma2": 2, "one": 0}
 
 
 def paas_score(
@@ -145,11 +145,9 @@ def regression_coefficient(difference: Tensor, perturbation: Tensor) -> Tensor:
 def weigh(score: Tensor, sigma: Tensor, weighting: Weighting) -> Tensor:
     """The trainer's update from a score [V, C, H, W] and sigma [V].
 
-    "sigma" is the paper's code, ``(D - x) / sigma``; "sigma2" is ``D - x``; "one" is the score itself; "sds" is
-    "sigma" times `sds_weight`.
+    "sigma" is the paper's code, ``(D - x) / sigma``; "sigma2" is ``D - x``; "one" is the score itself.
     """
-    weighed = score * sigma[:, None, None, None] ** POWERS[weighting]
-    return weighed * sds_weight(sigma) if weighting == "sds" else weighed
+    return score * sigma[:, None, None, None] ** POWERS[weighting]
 
 
 def sds_weight(sigma: Tensor) -> Tensor:

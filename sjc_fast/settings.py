@@ -12,6 +12,7 @@ from .config import TrainConfig, differences, load_yaml, merge
 from .errors import UserError
 from .scores.load import EMBEDDED, STABLE_DIFFUSION, model_folder
 from .scores.parts import FolderSettings
+from .scores.protocol import ScoreModel
 
 CONFIG = "config.yaml"
 #: Presets that replace a model's own settings, as changes to `TrainConfig`, whose defaults are the paper's but for one.
@@ -58,6 +59,11 @@ def default_config(model: str, preset: str = "model") -> TrainConfig:
     # A folder is kept by its full path, so that the run can be rendered and resumed from anywhere.
     name = str(folder.resolve()) if folder and model != EMBEDDED else model
     return merge(replace(TrainConfig(), model=name), own, f"{model}/sjc_fast.json")
+
+
+def sampling_guidance(model: ScoreModel, own: TrainConfig) -> float:
+    """The guidance scale for pictures: the model's own, or what Stable Diffusion's users take, for 3D takes more."""
+    return own.guidance if model.settings else 7.5
 
 
 def resumed_config(folder: Path, wanted: TrainConfig | None = None) -> TrainConfig:

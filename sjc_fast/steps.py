@@ -83,6 +83,8 @@ class Step:
     def __call__(self, row: Row) -> Metrics:
         views = self.render(row)
         update = self.score(views.features.detach(), row)
+        if self.config.score.estimator == "sds":
+            update = update * sds_weight(row.sigma)
         share = 1 / self.config.views
         v_depth = None
         if self.config.losses.depth_weight:
@@ -193,8 +195,7 @@ class FusedStep(Step):
         answer = model.predict(batch, level, text)
         kind = {"prediction": model.prediction, "coefficient": ESTIMATORS[estimator.estimator]}
         kind["power"] = POWERS[estimator.weighting]
-        update = combine(x, row.sigma, answer, *noise, self.guidance, **kind, **options)
-        return update * sds_weight(row.sigma) if estimator.weighting == "sds" else update
+        return combine(x, row.sigma, answer, *noise, self.guidance, **kind, **options)
 
     def chain(self, views: Views, v_features: Tensor, v_emptiness: Tensor, v_depth: Tensor | None) -> None:
         from .kernels.march import march_accumulate

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sjc_fast import MixtureModel, paas_score
-from sjc_fast.paas import combine, denoise_copies, draw_noise, weigh
+from sjc_fast.paas import combine, denoise_copies, draw_noise, sds_weight, weigh
 
 MEAN, SHAPE = 0.3, (1, 3, 8, 8)
 
@@ -189,7 +189,8 @@ def test_sds_is_a_special_case():
     torch.testing.assert_close(weigh(score, sigma, "one"), score)
     # DreamFusion's gradient is w(t) (eps_hat - eps), w(t) the variance of the noise where that of the whole is 1.
     variance = 0.8**2 / (1 + 0.8**2)
-    torch.testing.assert_close(weigh(score, sigma, "sds"), variance * (noise[0] - eps), atol=1e-5, rtol=1e-5)
+    sds = weigh(score, sigma, "sigma") * sds_weight(sigma)
+    torch.testing.assert_close(sds, variance * (noise[0] - eps), atol=1e-5, rtol=1e-5)
 
 
 def test_antithetic_noise_and_any_c():

@@ -50,7 +50,7 @@ CASES = {
     "latents": settings(),
     "pixels": settings(views=2, noise_samples=4, score={"antithetic": True}, optimizer={"name": "adam"}),
     "blended words, SDS": settings(
-        noise_samples=1, score={"antithetic": False, "weighting": "sds"}, cameras={"words": "blended"}
+        noise_samples=1, score={"antithetic": False, "estimator": "sds"}, cameras={"words": "blended"}
     ),
     "plain background": settings(guidance=1.0, noise_samples=1, field={"resolution": 6, "background": "random"}),
 }

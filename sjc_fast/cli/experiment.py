@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import importlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from ..config import LIMITS
 from ..errors import UserError
 from ..experiments import EXPERIMENTS
 from ..files import prepare
 from ..scores.load import EMBEDDED, load_score_model, model_folder
 from ..scores.parts import FolderSettings
-from ..settings import pick_device
+from ..settings import default_config, pick_device
 from . import check_limits, parse, say
 
 
@@ -26,6 +27,11 @@ class ExperimentOptions:
     name: Annotated[str, tyro.conf.Positional]
     """Which: ood, paas, sigma-schedule, sds, regularisers, janus, sample, fit; or all."""
     model: str = EMBEDDED
+    """A model whose scenes are not known judges its own views, by how much the words help it."""
+    prompt: str = ""
+    """What to make; needed for any model but the embedded one, which has its own choice."""
+    steps: int | None = None
+    """Of a run in 3D; default what the model's own settings say."""
     seeds: int = 5
     """Seeds of whatever is repeated."""
     small: bool = False
@@ -42,16 +48,22 @@ def main(arguments: list[str]) -> None:
     if names[0] not in EXPERIMENTS:
         known = ", ".join(name.replace("_", "-") for name in EXPERIMENTS)
         raise UserError(f"there is no experiment {options.name!r}: choose {known}, or all")
-    check_limits(options, {"seeds": (1, 1000)})
+    check_limits(options, {"seeds": (1, 1000), "steps": LIMITS["steps"]})
     device = pick_device(options.device)
     prepare(options.output / "probe")
     from ..experiments.frame import VERDICTS, Context, write, write_page
+    from ..experiments.stages import choose_stage
 
-    folder = model_folder(options.model)
-    scenes = FolderSettings.read(folder).scenes if folder else ""
+    base = default_config(options.model)
     model = load_score_model(options.model, device)
     seeds = tuple(range(1 if options.small else options.seeds))
-    context = Context(model, options.model, scenes, device, seeds, options.small, say)
+    base = replace(base, steps=options.steps or base.steps)
+    if options.prompt:
+        model.check_prompt(options.prompt)
+    folder = model_folder(options.model)
+    scenes = FolderSettings.read(folder).scenes if folder else ""
+    stage = choose_stage(model, scenes, base, options.prompt)
+    context = Context(model, options.model, stage, base, device, seeds, options.small, say)
     for name in names:
         say(f"{name}: {EXPERIMENTS[name]}")
         started = time.monotonic()

@@ -53,10 +53,10 @@ def main(arguments: list[str]) -> None:
     settings = FitSettings(**{f.name: getattr(options, f.name) for f in fields(FitSettings)})
     started = time.monotonic()
     total = len(settings.resolutions) * settings.steps
-    for now in tqdm(fit_steps(train, settings, device), total=total, unit="step", disable=None):  # noqa: B007
+    for field in tqdm(fit_steps(train, settings, device), total=total, unit="step", disable=None):  # noqa: B007
         pass
-    psnr, views = measure(now.field, test, settings.backend)
-    now.field.save(output / FIELD)
+    psnr, views = measure(field, test, settings.backend)
+    field.save(output / FIELD)
     save_yaml(_config(options, test), output / CONFIG)
     shown = [torch.cat(list(x[:8]), dim=-1) for x in (views, test.over(torch.ones(3)))]
     save_picture(torch.cat(shown, dim=-2), output / "held-out.png")

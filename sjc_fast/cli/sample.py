@@ -13,7 +13,7 @@ from ..export.pictures import save_picture
 from ..files import prepare
 from ..scores.load import load_score_model
 from ..scores.sampling import Sampler, sample_steps
-from ..settings import default_config, default_model, network_dtype, pick_device
+from ..settings import default_config, default_model, network_dtype, pick_device, sampling_guidance
 from . import check_limits, parse
 
 
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
     model.check_prompt(options.prompt)
     guidance = options.guidance
     if guidance is None:
-        guidance = default_config(name).guidance if model.settings else 7.5
+        guidance = sampling_guidance(model, default_config(name))
     sampler = Sampler(options.steps, options.rho, heun=not options.euler, churn=options.churn)
     noise = torch.Generator().manual_seed(options.seed)
     steps = sample_steps(model, [options.prompt] * options.count, sampler, guidance=guidance, generator=noise)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from .. import __version__
-from ..errors import UserError
+from ..config import TrainConfig
 from ..files import atomic
-from ..scores.protocol import ScoreModel
+from ..scores.diffusers import DiffusersModel
+from .stages import Stage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 class Context:
     """Where an experiment runs, and how much it may take."""
 
-    model: ScoreModel
+    model: DiffusersModel
     name: str
     """The model's, as given."""
-    scenes: str
-    """Whose truth is known: "shapes", or nothing."""
+    stage: Stage
+    base: TrainConfig
+    """Settings that runs start from: the model's own."""
     device: torch.device
     seeds: tuple[int, ...]
     small: bool
@@ -39,14 +41,15 @@ class Context:
         """One of two sizes."""
         return small if self.small else full
 
-    def need_scenes(self) -> None:
-        """Refuse a model whose objects have no known truth.
+    @property
+    def quality(self) -> str:
+        """Which figure of a judgement says how good an object is."""
+        return next(iter(self.stage.labels))
 
-        Raises:
-            UserError: naming it.
-        """
-        if self.scenes != "shapes":
-            raise UserError(f"this experiment measures against a known truth, which model {self.name} has none of")
+    @property
+    def label(self) -> str:
+        """What it is called, with its unit."""
+        return self.stage.labels[self.quality]
 
 
 class Finding(NamedTuple):
@@ -56,16 +59,18 @@ class Finding(NamedTuple):
     """Of the paper, or the question."""
     measured: str
     """A few sentences with the numbers that answer it."""
-    holds: bool | None
-    """Whether the claim holds here; None where there is nothing to hold."""
+    holds: bool
+    """Whether the claim holds here."""
     numbers: dict[str, Any]
     draw: Callable[[Figure], None]
     """Draws the figure."""
     size: tuple[float, float] = (9, 4)
     """Of the figure, inches."""
+    table: list[dict[str, str]] = []  # noqa: RUF012 - never changed
+    """Rows for the page."""
 
 
-VERDICTS = {True: "holds here", False: "does not hold here", None: "a comparison"}
+VERDICTS = {True: "holds here", False: "does not hold here"}
 
 
 def interval(values: Iterable[float]) -> tuple[float, float]:
@@ -79,10 +84,41 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
     return statistics.fmean(values), half
 
 
+def values_of(rows: Iterable[dict[str, Any]], key: str, **where: Any) -> list[Any]:
+    """A figure of the rows whose other figures are the given ones."""
+    return [r[key] for r in rows if all(r[k] == v for k, v in where.items())]
+
+
 def told(values: Iterable[float], digits: int = 3) -> str:
     """Mean and interval, as text."""
     mean, half = interval(values)
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def table_of(rows: list[dict[str, Any]], columns: dict[str, str], by: str = "variant") -> list[dict[str, str]]:
+    """Means and intervals of those figures that the rows have, a row a variant; `columns` says what they are called."""
+    table = []
+    for name in dict.fromkeys(r[by] for r in rows):
+        line = {by: str(name)}
+        for key, label in columns.items():
+            values = [float(r[key]) for r in rows if r[by] == name and r.get(key) is not None]
+            line |= {label: told(values, 2 if "dB" in label else 3)} if values else {}
+        table.append(line)
+    return table
+
+
+def draw_intervals(ax: Any, rows: list[dict[str, Any]], key: str, label: str, by: str = "variant") -> None:
+    """Mean, 95% interval and single values of a figure, a line a variant, the first on top."""
+    names = list(dict.fromkeys(r[by] for r in rows))
+    for i, name in enumerate(names):
+        values = values_of(rows, key, **{by: name})
+        mean, half = interval(values)
+        ax.plot(values, [i + 0.2] * len(values), ".", color=f"C{i}", alpha=0.4)
+        ax.errorbar([mean], [i], xerr=[half], fmt="s", ms=5, color=f"C{i}", capsize=3)
+    ax.set_yticks(range(len(names)), [name.replace(", ", ",\n") if len(name) > 20 else name for name in names])
+    ax.set(xlabel=label)
+    ax.invert_yaxis()
+    ax.grid(alpha=0.3, axis="x")
 
 
 def write(finding: Finding, name: str, context: Context, seconds: float, folder: Path) -> None:
@@ -97,6 +133,7 @@ def write(finding: Finding, name: str, context: Context, seconds: float, folder:
         "experiment": name,
         "model": context.name,
         "seeds": context.seeds,
+        "steps": context.base.steps,
         "small": context.small,
         "version": __version__,
         "device": str(context.device),
@@ -105,6 +142,7 @@ def write(finding: Finding, name: str, context: Context, seconds: float, folder:
         "claim": finding.claim,
         "measured": finding.measured,
         "holds": finding.holds,
+        "table": finding.table,
         "numbers": finding.numbers,
     }
     with atomic(folder / f"{name}.json", "the numbers") as partial:
@@ -123,14 +161,24 @@ def write_page(folder: Path, names: list[str], path: Path) -> None:
         "| --- | --- | --- | --- |",
     ]
     for r in records:
-        name, verdict = r["experiment"], VERDICTS[r["holds"]]
+        name, verdict = r["experiment"].replace("_", "-"), VERDICTS[r["holds"]]
         lines.append(f"| [{name}](#{name}) | {verdict} | {len(r['seeds'])} | {r['seconds']:.0f} |")
     for r in records:
-        name = r["experiment"]
-        lines += ["", f"## {name}", "", f"**Asked.** {r['claim']}", "", f"**Measured.** {r['measured']}", ""]
+        name, verdict = r["experiment"], VERDICTS[r["holds"]]
         lines += [
-            f"**Verdict.** It {VERDICTS[r['holds']]}." if r["holds"] is not None else "**Verdict.** A comparison."
+            "",
+            f"## {name.replace('_', '-')}",
+            "",
+            f"**Claim.** {r['claim']}",
+            "",
+            f"**Measured.** {r['measured']}",
+            "",
         ]
+        lines += [f"**Verdict.** It {verdict}."]
+        if r["table"]:
+            columns = list(r["table"][0])
+            lines += ["", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+            lines += [f"| {' | '.join(row.values())} |" for row in r["table"]]
         lines += ["", f"![{name}]({folder.name}/{name}.png)", ""]
         lines += [f"Model `{r['model']}`, every number in [{name}.json]({folder.name}/{name}.json)."]
     with atomic(path, "the page") as partial:

@@ -1,25 +1,18 @@
-"""3D runs of experiments: short, judged against the known truth."""
+"""3D runs of experiments, judged on the way."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ..config import TrainConfig, merge
 from ..field import VoxelField
-from ..shapes.dataset import direction_cameras, render_views
-from ..shapes.objects import COLOURS, OBJECTS
-from ..shapes.truth import judge
 from ..trainer import Trainer
 from .frame import Context
 
 
 def config_for(context: Context, prompt: str, seed: int, changes: dict[str, Any]) -> TrainConfig:
     """The model's own settings with some changed; small contexts take a twentieth of the steps."""
-    config = merge(TrainConfig(model=context.name), context.model.settings, "the model")
-    config = merge(config, {"prompt": prompt, "seed": seed}, "experiment")
+    config = merge(context.base, {"prompt": prompt, "seed": seed}, "experiment")
     config = merge(config, changes, "experiment")
     return merge(config, {"steps": max(8, config.steps // context.pick(1, 20))}, "experiment")
 
@@ -27,6 +20,11 @@ def config_for(context: Context, prompt: str, seed: int, changes: dict[str, Any]
 def evaluations(config: TrainConfig) -> int:
     """Pictures that the network sees in a run."""
     return config.steps * config.views * config.noise_samples * (1 if config.guidance == 1 else 2)
+
+
+def steps_for(context: Context, noise_samples: int) -> int:
+    """Steps that take as many evaluations with so many noise samples as the model's own settings take."""
+    return max(1, context.base.steps * context.base.noise_samples // noise_samples)
 
 
 def make(
@@ -43,13 +41,5 @@ def make(
     for step in run.remaining():
         if step in at:
             done = evaluations(config) * step / config.steps
-            rows.append({"step": step, "evaluations": done, **judge(run.field, config.prompt).figures()})
+            rows.append({"step": step, "evaluations": done, **context.stage.judge(run.field, config.prompt)})
     return run.field, rows
-
-
-def psnr_on_object(picture: Tensor, name: str, colour: str, view: int) -> float:
-    """dB of a picture [3, size, size] in [-1, 1] against the true one where no background shows (it may be any)."""
-    layers = render_views(name, direction_cameras()[view : view + 1])
-    truth = layers.lit(torch.tensor(COLOURS[colour]), torch.tensor(OBJECTS[name].second()))[0]
-    inside = layers.coverage[0, 0] > 0.999
-    return float(-10 * (picture / 2 + 0.5 - truth)[:, inside].square().mean().log10())

@@ -11,11 +11,11 @@ from torch import Tensor
 from ..paas import combine, draw_noise, paas_score
 from ..scores.mixture import MixtureModel
 from ..shapes.dataset import direction_cameras, render_views
-from ..shapes.objects import COLOURS, OBJECTS
-from .frame import Context, Finding, interval, told
-from .objects import config_for, make
+from ..shapes.prompts import Asked
+from .frame import Context, Finding, draw_intervals, interval, table_of, told, values_of
+from .known import GREY, KnownScenes
+from .objects import config_for, make, steps_for
 
-VIEW = 9  # front left
 SIGMAS = (0.3, 1.0, 3.0, 8.0)
 SAMPLES = (1, 2, 4, 8, 16, 32, 64)
 ESTIMATORS: dict[str, tuple[float | str, bool]] = {
@@ -28,22 +28,23 @@ ESTIMATORS: dict[str, tuple[float | str, bool]] = {
 
 def run(context: Context) -> Finding:
     """Variance with the network; bias with an exact score; objects at equal evaluations."""
-    context.need_scenes()
     variance = _variances(context)
     context.say("  variances done")
     bias, identity = _biases(context), _identity()
     objects = _objects(context)
-    psnr = lambda name: [r["psnr"] for r in objects if r["variant"] == name]  # noqa: E731
-    gap = [a - b for a, b in zip(psnr("Eq. 16, n=1"), psnr("Eq. 15, n=1"), strict=True)]
+    pair = (values_of(objects, context.quality, variant=name) for name in ("Eq. 16, n=1", "Eq. 15, n=1"))
+    gap = [a - b for a, b in zip(*pair, strict=True)]
     mean, half = interval(gap)
     return Finding(
         "Averaging over noise gives the score at a clean rendering, approximately that at sqrt(2) sigma; subtracting "
         "the noise (Eq. 16) lowers the variance, and so helps (Eq. 13 to 18).",
-        _measured(variance, bias, identity, {r["variant"]: told(psnr(r["variant"]), 2) for r in objects}),
+        _measured(variance, bias, identity)
+        + f" In 3D at equal evaluations (table), Eq. 16 less Eq. 15, both n = 1 and the same seed: {told(gap, 2)} dB.",
         _ratio(variance, "Eq. 15", "Eq. 16", SIGMAS[-1]) > 1 and mean - half > 0,
         {"variance": variance, "bias": bias, "identity": identity, "objects": objects},
-        lambda figure: _draw(figure, variance, bias, objects),
+        lambda figure: _draw(figure, context, variance, bias, objects),
         (11, 7),
+        table_of(objects, context.stage.labels),
     )
 
 
@@ -53,38 +54,33 @@ def _ratio(variance: list[dict[str, Any]], one: str, other: str, sigma: float) -
     return at[one] / at[other]
 
 
-def _measured(variance: list[dict], bias: list[dict], identity: float, objects: dict[str, str]) -> str:
-    """The numbers in words."""
-    first, last = bias[0], bias[-1]
+def _measured(variance: list[dict], bias: list[dict], identity: float) -> str:
+    """The numbers in words, but for objects."""
     ratios = {
         f"{one} over {other}": " and ".join(f"{_ratio(variance, one, other, s):.2g}" for s in (SIGMAS[0], SIGMAS[-1]))
         for one, other in (("Eq. 15", "Eq. 16"), ("Eq. 16", "auto"), ("Eq. 16", "antithetic"))
     }
+    turned = min(bias, key=lambda r: r["cosine"])
+    lengths = [r["scale"] for r in bias]
     return (
         f"Variance with two noise samples at sigma {SIGMAS[0]:g} and {SIGMAS[-1]:g}: "
         + ", ".join(f"{name} {values}" for name, values in ratios.items())
-        + f". The PAAS mean is not the score at sqrt(2) sigma: on an exact mixture of 24 pictures they differ by "
-        f"{first['difference']:.0%} of it at sigma {first['sigma']:g} and {last['difference']:.1%} at sigma "
-        f"{last['sigma']:g}. The identity p_(sqrt 2 sigma)(x) = E p_sigma(x + sigma n) holds to {identity:.1e} (Monte "
-        f"Carlo, 2 dimensions). In 3D at equal evaluations: "
-        + ", ".join(f"{name} {values} dB" for name, values in objects.items())
-        + "."
+        + f". Bias: no estimator's mean is farther from that of all pairs than {max(r['bias'] for r in variance):.1f} "
+        "standard errors. On an exact mixture of 24 pictures, the PAAS mean points where the score at sqrt(2) sigma "
+        f"points (cosine at least {turned['cosine']:.3f}, at sigma {turned['sigma']:g}) and is {min(lengths):.2f} to "
+        f"{max(lengths):.2f} times as long. The identity p_(sqrt 2 sigma)(x) = E p_sigma(x + sigma n) holds to "
+        f"{identity:.1e} (Monte Carlo, 2 dimensions)."
     )
-
-
-def _rendering() -> Tensor:
-    """What a half-finished object looks like: the true picture, blurred and dimmed, over grey, [1, 3, size, size]."""
-    layers = render_views("mushroom", direction_cameras()[VIEW : VIEW + 1])
-    colours = torch.tensor([COLOURS["red"], OBJECTS["mushroom"].second(), (0.5, 0.5, 0.5)])
-    true = layers.paint(*colours) * 2 - 1
-    return 0.6 * torch.nn.functional.avg_pool2d(true, 9, stride=1, padding=4, count_include_pad=False)
 
 
 @torch.no_grad()
 def _variances(context: Context) -> list[dict[str, Any]]:
-    """Variance a pixel of the estimated score, from disjoint groups of the same noised copies."""
-    x = _rendering().to(context.device)
-    condition = context.model.encode(["front left view of a red mushroom"])
+    """Variance a pixel of the estimated score, from disjoint groups of the same noised copies.
+
+    And its bias in standard errors: of the groups' mean, from the mean of all pairs.
+    """
+    x, words = context.stage.unfinished()
+    x, condition = x.to(context.device), context.model.encode([words])
     pool = context.pick(512, 16)
     rows = []
     for sigma in SIGMAS:
@@ -92,14 +88,18 @@ def _variances(context: Context) -> list[dict[str, Any]]:
         half = draw_noise(x, pool // 2, False, generator=generator)
         noise = torch.stack([half, -half], dim=2).flatten(1, 2)  # pairs side by side
         answers = _denoise(context, x, sigma, condition, noise)
+        level = torch.tensor([sigma], device=x.device)
+        truth = combine(x, level, answers, noise, 0.0)
         for name, (coefficient, paired) in ESTIMATORS.items():
             for n in SAMPLES:
                 if n > pool // 8 or (paired and n < 2) or (name == "auto" and n < 2):
                     continue
                 order = _groups(pool, n, paired)
-                level = torch.tensor([sigma], device=x.device)
                 scores = torch.cat([combine(x, level, answers[:, g], noise[:, g], coefficient, paired) for g in order])
-                rows.append({"estimator": name, "sigma": sigma, "n": n, "variance": float(scores.var(dim=0).mean())})
+                variance = scores.var(dim=0).mean()
+                error = (scores.mean(dim=0) - truth).square().mean().sqrt()
+                bias = float(error / (variance / len(scores)).sqrt())
+                rows.append({"estimator": name, "sigma": sigma, "n": n, "variance": float(variance), "bias": bias})
     return rows
 
 
@@ -121,11 +121,13 @@ def _denoise(context: Context, x: Tensor, sigma: float, condition: Tensor, noise
 
 
 def _biases(context: Context) -> list[dict[str, Any]]:
-    """Distance between the PAAS mean and the exact score at sqrt(2) sigma, as a share of the latter."""
+    """Distance between the PAAS mean and the exact score at sqrt(2) sigma, as a share of the latter.
+
+    The score is that of 24 known pictures, whatever the model.
+    """
     layers = render_views("mushroom", direction_cameras())
-    colours = torch.tensor([COLOURS["red"], OBJECTS["mushroom"].second(), (0.5, 0.5, 0.5)])
-    model = MixtureModel(layers.paint(*colours) * 2 - 1)
-    x, condition = _rendering(), model.encode([""])
+    model = MixtureModel(layers.paint(*Asked("mushroom", "red").colours(), GREY) * 2 - 1)
+    x, condition = KnownScenes(context.model).unfinished()[0], model.encode([""])
     rows = []
     for sigma in (0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0):
         generator = torch.Generator().manual_seed(0)
@@ -169,16 +171,17 @@ def _objects(context: Context) -> list[dict[str, Any]]:
         "antithetic, n=8": (8, {"estimator": "eq16", "antithetic": True}),
     }
     rows = []
+    (prompt,) = context.stage.prompts("a red mushroom")
     for name, (n, score) in variants.items():
         for seed in context.seeds:
-            changes = {"noise_samples": n, "steps": 800 // n, "score": score}
-            judged = make(context, config_for(context, "a red mushroom", seed, changes))[1][-1]
+            changes = {"noise_samples": n, "steps": steps_for(context, n), "score": score}
+            judged = make(context, config_for(context, prompt, seed, changes))[1][-1]
             rows.append({"variant": name, "seed": seed, **judged})
-        context.say(f"  {name}: {told(r['psnr'] for r in rows if r['variant'] == name)} dB")
+        context.say(f"  {name}: {told(values_of(rows, context.quality, variant=name), 2)}")
     return rows
 
 
-def _draw(figure: Any, variance: list[dict], bias: list[dict], objects: list[dict]) -> None:
+def _draw(figure: Any, context: Context, variance: list[dict], bias: list[dict], objects: list[dict]) -> None:
     top, bottom = figure.subfigures(2, 1)
     for ax, sigma in zip(top.subplots(1, len(SIGMAS)), SIGMAS, strict=True):
         for name in ESTIMATORS:
@@ -191,11 +194,9 @@ def _draw(figure: Any, variance: list[dict], bias: list[dict], objects: list[dic
     left, right = bottom.subplots(1, 2)
     left.loglog([r["sigma"] for r in bias], [r["difference"] for r in bias], "o-", label="|PAAS - score| / |score|")
     left.loglog([r["sigma"] for r in bias], [max(1e-6, 1 - r["cosine"]) for r in bias], "s--", label="1 - cosine")
+    left.loglog([r["sigma"] for r in bias], [r["scale"] for r in bias], "^:", label="|PAAS| / |score|")
     left.set(xlabel="sigma", title="PAAS mean against the exact score at sqrt(2) sigma")
     left.legend(fontsize=8)
     left.grid(alpha=0.3)
-    for i, name in enumerate(dict.fromkeys(r["variant"] for r in objects)):
-        mean, half = interval(r["psnr"] for r in objects if r["variant"] == name)
-        right.barh(name, mean, xerr=half, color=f"C{i}", capsize=3)
-    right.set(xlabel="PSNR at held-out views, dB", title="3D at equal evaluations")
-    right.invert_yaxis()
+    draw_intervals(right, objects, context.quality, context.label)
+    right.set(title="3D at equal evaluations")

@@ -179,6 +179,18 @@ class DiffusersModel:
         return (pictures.to(features) / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
+    def encode_image(self, rgb: Tensor) -> Tensor:
+        """The opposite of `decode`: RGB in [0, 1], [V, 3, H, W], to features; the mean of the VAE's for latents."""
+        signed = rgb * 2 - 1
+        if not self.latent:
+            return signed
+        self.prepare_decoder()
+        self._vae.to(self.device)
+        config = self._vae.config
+        mean = self._vae.encode(signed.to(self.device, self.dtype)).latent_dist.mean.to(rgb)
+        return (mean - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
+
+    @torch.no_grad()
     def preview(self, features: Tensor) -> Tensor:
         """See `ScoreModel.preview`: a linear fit for Stable Diffusion's latents, without the VAE's weights."""
         if self.latent_scale != STABLE_DIFFUSION_SCALE or self.channels != len(LATENT_TO_RGB):

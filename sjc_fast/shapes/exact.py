@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..errors import UserError
 from .dataset import SIZE, direction_cameras, render_views
-from .objects import COLOURS, OBJECTS
 from .prompts import VOCABULARY, read
 
 #: Variances of a plain background in [-1, 1]: of its brightness times its three channels, and of its tint.
@@ -44,13 +43,13 @@ class ExactScenes:
         layers: dict[str, Any] = {}
         rows = []
         for prompt in prompts:
-            name, colour, second, view = read(prompt)
-            if not colour or view is None:
+            asked = read(prompt)
+            name, view = asked.name, asked.direction
+            if not asked.colour or view is None:
                 raise UserError(f"the exact score needs a colour and a direction, and {prompt!r} lacks one")
             if name not in layers:
                 layers[name] = render_views(name, direction_cameras())
-            colours = torch.tensor([COLOURS[colour], OBJECTS[name].second(second)])
-            lit, coverage = layers[name].lit(*colours)[view], layers[name].coverage[view]
+            lit, coverage = layers[name].lit(*asked.colours())[view], layers[name].coverage[view]
             rows.append(torch.cat([2 * lit - coverage, coverage]))
         return torch.stack(rows)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 from ..directions import Direction
 from ..errors import UserError
 from ..scores.vocabulary import Vocabulary
@@ -41,9 +44,13 @@ class Asked(NamedTuple):
     """What a prompt asks for; "" and None where it does not say."""
 
     name: str
-    colour: str
-    second: str
-    direction: int | None
+    colour: str = ""
+    second: str = ""
+    direction: int | None = None
+
+    def colours(self) -> Tensor:
+        """RGB in [0, 1] of the object and of its second part, [2, 3]."""
+        return torch.tensor([COLOURS[self.colour], OBJECTS[self.name].second(self.second)])
 
 
 def read(prompt: str) -> Asked:

@@ -14,7 +14,6 @@ from ..errors import UserError
 from ..field import VoxelField
 from ..rendering import render
 from .dataset import FOV, RADIUS, render_views
-from .objects import COLOURS, OBJECTS
 from .prompts import Asked, read
 from .scenes import Layers
 
@@ -78,8 +77,7 @@ def true_views(prompt: str, *, held_out: bool = True) -> tuple[Tensor, Tensor]:
     """
     asked = read_whole(prompt)
     layers = _layers(asked.name, held_out)
-    colours = torch.tensor([COLOURS[asked.colour], OBJECTS[asked.name].second(asked.second)])
-    return layers.paint(*colours, torch.ones(3)), layers.coverage[:, 0]
+    return layers.paint(*asked.colours(), torch.ones(3)), layers.coverage[:, 0]
 
 
 @functools.lru_cache(maxsize=64)

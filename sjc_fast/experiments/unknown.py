@@ -1,0 +1,114 @@
+"""A model whose scenes nobody knows judges its own views: by how much words help it to take noise away from them.
+
+That compares the log-likelihood of the views with words to that without (Kong et al., arXiv 2302.03792; Li et al.,
+arXiv 2303.16203, classify by it).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..cameras import name_directions, ring
+from ..config import TrainConfig
+from ..export.pictures import look
+from ..field import VoxelField
+from ..scores.diffusers import DiffusersModel
+from ..scores.sampling import Sampler, sample
+from .stages import centre, half_done, mass_of, total
+
+LEVELS = (0.5, 1.0, 2.0, 4.0)  # sigmas at which a model judges
+
+
+class UnknownScenes:
+    """See `Stage`.
+
+    Args:
+        config: the model's own settings.
+        asked: what to make.
+    """
+
+    labels: ClassVar = {"gain": "gain by the words, dB"}
+    picture_label, recognisable = labels["gain"], 0.0
+    outside = "its largest piece"
+    exact = None
+
+    def __init__(self, model: DiffusersModel, config: TrainConfig, asked: str) -> None:
+        self.model, self.config, self.asked = model, config, asked
+        self.cameras = ring(8, 20.0, *config.cameras.lens)
+        azimuth, elevation = 45.0 * torch.arange(8), torch.full((8,), 20.0)
+        named = name_directions(azimuth, elevation, config.cameras.directions)
+        self.words = [config.cameras.directions[i].words for i in named.tolist()]
+
+    def prompts(self, *known: str) -> tuple[str, ...]:  # noqa: ARG002 - of other scenes
+        """See `Stage`."""
+        return (self.asked,)
+
+    def captions(self) -> list[str]:
+        """See `Stage`."""
+        return [self.asked] * 4
+
+    def disc(self) -> tuple[Tensor, str]:
+        """See `Stage`: flat, through the VAE for latents."""
+        side = self.model.size * self.model.upscale
+        axis = torch.linspace(-1, 1, side)
+        inside = (axis[:, None] ** 2 + axis**2).sqrt() < 0.5
+        picture = torch.where(inside, torch.tensor([1.0, 0.5, 0.0])[:, None, None], 0.5)
+        return self.model.encode_image(picture[None]).cpu(), "an orange disc"
+
+    def unfinished(self) -> tuple[Tensor, str]:
+        """See `Stage`: a sample of the model's, blurred and dimmed."""
+        noise = torch.Generator().manual_seed(0)
+        return half_done(sample(self.model, [self.asked], Sampler(12), generator=noise).cpu()), self.asked
+
+    def judge(self, field: VoxelField, prompt: str) -> dict[str, Any]:
+        """See `Stage`."""
+        words = self.model.encode([f"{words} {prompt}" for words in self.words])
+        return {"gain": self._gain(self._features(field), words)}
+
+    def judge_picture(self, x: Tensor, caption: str) -> float:
+        """See `Stage`."""
+        return self._gain(x[None], self.model.encode([caption]))
+
+    @torch.no_grad()
+    def stray(self, field: VoxelField, prompt: str) -> dict[str, float]:  # noqa: ARG002 - its shape is not known
+        """See `Stage`: mass that does not hang together with most of it, and how far it is from the box's middle."""
+        from scipy.ndimage import label
+
+        mass, points = mass_of(field)
+        pieces = torch.from_numpy(label((mass > 0).reshape(field.density.shape).numpy())[0]).flatten().long()
+        largest = torch.bincount(pieces, mass)[1:].argmax() + 1 if bool((mass > 0).any()) else 0
+        floating = mass[pieces != largest].sum() / total(mass)
+        return {"floaters": float(floating), "offset": float(centre(points, mass).norm())}
+
+    def faces(self, field: VoxelField, prompt: str) -> float:
+        """See `Stage`: sides, of those with other words, where the model finds the front's words more likely."""
+        views = self._features(field)
+        own = self._errors(views, self.model.encode([f"{words} {prompt}" for words in self.words]))
+        front = self._errors(views, self.model.encode([f"{self.words[0]} {prompt}"]).expand(len(views), -1, -1))
+        others = torch.tensor([words != self.words[0] for words in self.words])
+        weight = torch.tensor(LEVELS)[:, None] ** -2.0
+        return float(((front - own) * weight).sum(dim=0)[others].lt(0).float().mean()) if bool(others.any()) else 0.0
+
+    def views(self, field: VoxelField) -> Tensor:
+        """See `Stage`: as the model's decoder shows them."""
+        return self.model.decode(self._features(field)).cpu()
+
+    @torch.no_grad()
+    def _features(self, field: VoxelField) -> Tensor:
+        own = self.config.field
+        plain = None if own.background == "texture" else own.background_colour
+        return look(field, self.cameras.to(field.box.device), (self.model.size,) * 2, plain).features
+
+    def _gain(self, x: Tensor, words: Tensor) -> float:
+        """How much smaller words make the error of D, dB, mean over the levels."""
+        without = self._errors(x, self.model.encode([""]).expand_as(words))
+        return float(10 * (without.mean(dim=1) / self._errors(x, words).mean(dim=1)).log10().mean())
+
+    def _errors(self, x: Tensor, words: Tensor) -> Tensor:
+        """Mean squared error of D of noised features [V, C, H, W], always by the same noise: [levels, V]."""
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
+        answers = [self.model.denoise(x + s * noise, torch.full((len(x),), s, device=x.device), words) for s in LEVELS]
+        return torch.stack([(answer - x).square().mean(dim=(1, 2, 3)) for answer in answers]).cpu()
