@@ -10,8 +10,7 @@ import torch
 
 from .config import TrainConfig, differences, load_yaml, merge
 from .errors import UserError
-from .scores.load import EMBEDDED, STABLE_DIFFUSION, model_folder
-from .scores.parts import FolderSettings
+from .scores.load import EMBEDDED, STABLE_DIFFUSION, folder_settings, model_folder
 from .scores.protocol import ScoreModel
 
 CONFIG = "config.yaml"
@@ -55,7 +54,7 @@ def default_config(model: str, preset: str = "model") -> TrainConfig:
         UserError: there is no such model, or its settings are wrong.
     """
     folder = model_folder(model)
-    own = PRESETS.get(preset) or (FolderSettings.read(folder).defaults if folder else {})
+    own = PRESETS.get(preset) or folder_settings(model).defaults
     # A folder is kept by its full path, so that the run can be rendered and resumed from anywhere.
     name = str(folder.resolve()) if folder and model != EMBEDDED else model
     return merge(replace(TrainConfig(), model=name), own, f"{model}/sjc_fast.json")
@@ -104,7 +103,6 @@ def limit_memory(gigabytes: float | None, device: torch.device) -> None:
 
 def check_words(config: TrainConfig) -> None:
     """Refuse a prompt outside the words of the model that the configuration names, without loading it."""
-    folder = model_folder(config.model)
-    vocabulary = FolderSettings.read(folder).vocabulary if folder else None
+    vocabulary = folder_settings(config.model).vocabulary
     if vocabulary:
         vocabulary.check(config.prompt)

@@ -63,6 +63,7 @@ def refused(done, message, cwd=None):
         (["train", "--prompt", "a red cube", "--steps", "many"], "--steps"),
         (["train", "--prompt", "a red cube", "--steps", "0"], "--steps 0: it must be between 1 and 10000000"),
         (["train", "--prompt", "a red cube", "--noise-samples", "3"], "comes in pairs"),
+        (["train", "--prompt", "a red cube", "--estimator", "sds", "--weighting", "one"], "has a weight of its own"),
         (["train", "--prompt", "a red cube", "--guidance", "nan"], "--guidance nan: it must be a finite number"),
         (
             ["train", "--prompt", "a red cube", "--seed", "300000000"],
@@ -364,6 +365,19 @@ def test_models_and_doctor(tmp_path):
 
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+def test_short_names_of_what_experiments_switch():
+    short = "--estimator sds --sigma-mode log-uniform --antithetic False --direction-words blended --emptiness-weight 7"
+    options = train.read_options(
+        ["--prompt", "x", "--model", "shapes", *short.split(), "--depth-weight", "3", "--lr", "1"]
+    )
+    score, losses = options.score, options.losses
+    assert (score.estimator, score.sigma.mode, score.antithetic) == ("sds", "log-uniform", False)
+    assert (losses.emptiness_weight, losses.depth_weight, options.optimizer.lr) == (7, 3, 1)
+    assert options.cameras.words == "blended"
+    one = train.read_options(["--prompt", "x", "--model", "shapes", "--weighting", "one"])
+    assert one.score.weighting == "one"
 
 
 def test_the_papers_settings():

@@ -75,6 +75,16 @@ def test_decode_is_the_vaes(folder):
     assert truth.shape == (2, 3, 32, 32)
 
 
+def test_encoding_images_is_the_vaes(folder):
+    model = load_score_model(str(folder), device="cpu")
+    vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
+    pictures = torch.rand(2, 3, 32, 32, generator=generator())
+    with torch.no_grad():
+        truth = vae.encode(pictures * 2 - 1).latent_dist.mean * vae.config.scaling_factor
+    torch.testing.assert_close(model.encode_image(pictures), truth, atol=1e-5, rtol=1e-5)
+    assert truth.shape == (2, 4, 16, 16)
+
+
 def test_noise_levels_and_ticks(folder):
     model = load_score_model(str(folder), device="cpu")
     alphas = pipelines.ddim(folder).alphas_cumprod
@@ -94,6 +104,7 @@ def test_pixel_model_without_vae_and_with_a_patch(tmp_path):
     assert (model.channels, model.size, model.latent, model.upscale) == (3, 16, False, 1)
     x = torch.linspace(-1.5, 1.5, 768).reshape(1, 3, 16, 16)
     torch.testing.assert_close(model.decode(x), (x / 2 + 0.5).clamp(0, 1))
+    torch.testing.assert_close(model.encode_image(model.decode(x)), x.clamp(-1, 1))
 
     unet = UNet2DConditionModel.from_config({**model.unet.config, "in_channels": 12, "out_channels": 12})
     shutil.rmtree(folder / "unet")

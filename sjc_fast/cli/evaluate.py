@@ -15,8 +15,7 @@ from ..config import TrainConfig, settings_of
 from ..errors import UserError
 from ..export.pictures import save_picture
 from ..files import atomic, prepare
-from ..scores.load import EMBEDDED, load_score_model, model_folder
-from ..scores.parts import FolderSettings
+from ..scores.load import EMBEDDED, folder_settings, load_score_model
 from ..scores.protocol import ScoreModel
 from ..settings import default_config, network_dtype, pick_device
 from ..shapes.exact import ExactScenes
@@ -97,9 +96,7 @@ def _read_options(arguments: list[str]) -> EvaluateOptions:
     default = default_config(option_value(arguments, "model") or EMBEDDED)
     own = {f.name: getattr(default, f.name) for f in fields(default) if f.name != "output"}
     options = replace(parse(EvaluateOptions, arguments, "evaluate", EvaluateOptions(**own)), model=default.model)
-    folder = model_folder(options.model)
-    scenes = FolderSettings.read(folder).scenes if folder else ""
-    if scenes != "shapes":
+    if folder_settings(options.model).scenes != "shapes":
         raise UserError(f"model {options.model}: its sjc_fast.json names no scenes whose truth is known")
     if options.prompt or options.resume:
         raise UserError("evaluate makes new objects of --prompts: leave --prompt and --resume out")

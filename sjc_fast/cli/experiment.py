@@ -14,15 +14,14 @@ from ..config import LIMITS
 from ..errors import UserError
 from ..experiments import EXPERIMENTS
 from ..files import prepare
-from ..scores.load import EMBEDDED, load_score_model, model_folder
-from ..scores.parts import FolderSettings
+from ..scores.load import EMBEDDED, folder_settings, load_score_model
 from ..settings import default_config, pick_device
 from . import check_limits, parse, say
 
 
 @dataclass
 class ExperimentOptions:
-    """One experiment, or all of them and a page about them."""
+    """One experiment, or all of them: figures, numbers, and a page about them."""
 
     name: Annotated[str, tyro.conf.Positional]
     """Which: ood, paas, sigma-schedule, sds, regularisers, janus, sample, fit; or all."""
@@ -37,7 +36,7 @@ class ExperimentOptions:
     small: bool = False
     """As little as shows that it works."""
     output: Path = Path("experiments")
-    """Folder of figures (NAME.png) and numbers (NAME.json); the page of "all" goes beside it as .md."""
+    """Folder of figures (NAME.png) and numbers (NAME.json); the page about all that lie in it goes beside it as .md."""
     device: str = "auto"
 
 
@@ -50,7 +49,9 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"there is no experiment {options.name!r}: choose {known}, or all")
     check_limits(options, {"seeds": (1, 1000), "steps": LIMITS["steps"]})
     device = pick_device(options.device)
+    page = options.output.with_name(options.output.name + ".md")
     prepare(options.output / "probe")
+    prepare(page)
     from ..experiments.frame import VERDICTS, Context, write, write_page
     from ..experiments.stages import choose_stage
 
@@ -60,9 +61,7 @@ def main(arguments: list[str]) -> None:
     base = replace(base, steps=options.steps or base.steps)
     if options.prompt:
         model.check_prompt(options.prompt)
-    folder = model_folder(options.model)
-    scenes = FolderSettings.read(folder).scenes if folder else ""
-    stage = choose_stage(model, scenes, base, options.prompt)
+    stage = choose_stage(model, folder_settings(options.model).scenes, base, options.prompt)
     context = Context(model, options.model, stage, base, device, seeds, options.small, say)
     for name in names:
         say(f"{name}: {EXPERIMENTS[name]}")
@@ -70,7 +69,5 @@ def main(arguments: list[str]) -> None:
         finding = importlib.import_module(f"..experiments.{name}", __package__).run(context)
         write(finding, name, context, time.monotonic() - started, options.output)
         say(f"  {finding.measured}\n  {VERDICTS[finding.holds]}: {options.output / name}.png, .json")
-    if options.name == "all":
-        page = options.output.with_suffix(".md")
-        write_page(options.output, names, page)
-        say(str(page))
+        write_page(options.output, page)
+    say(str(page))

@@ -15,6 +15,7 @@ from .. import __version__
 from ..config import TrainConfig
 from ..files import atomic
 from ..scores.diffusers import DiffusersModel
+from . import EXPERIMENTS
 from .stages import Stage
 
 if TYPE_CHECKING:
@@ -149,37 +150,38 @@ def write(finding: Finding, name: str, context: Context, seconds: float, folder:
         partial.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def write_page(folder: Path, names: list[str], path: Path) -> None:
+def write_page(folder: Path, path: Path) -> None:
     """One page, in Markdown, of the experiments whose records are in a folder."""
-    records = [json.loads((folder / f"{name}.json").read_text()) for name in names]
+    records = [json.loads(file.read_text()) for name in EXPERIMENTS if (file := folder / f"{name}.json").exists()]
     lines = [
         "# Experiments",
         "",
-        "The paper's claims (arXiv 2212.00774) and what surrounds them, as `sjc-fast experiment all` finds them.",
+        "The paper's claims (arXiv 2212.00774) and what surrounds them, as `sjc-fast experiment` finds them. x ± y is",
+        "a mean with its 95% confidence interval (Student's t) over seeds and, where there are several, prompts.",
         "",
-        "| experiment | verdict | seeds | seconds |",
-        "| --- | --- | --- | --- |",
+        "| experiment | asks | claim | seeds | seconds |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for r in records:
-        name, verdict = r["experiment"].replace("_", "-"), VERDICTS[r["holds"]]
-        lines.append(f"| [{name}](#{name}) | {verdict} | {len(r['seeds'])} | {r['seconds']:.0f} |")
+        name = r["experiment"].replace("_", "-")
+        asks, verdict = EXPERIMENTS[r["experiment"]], VERDICTS[r["holds"]]
+        lines.append(f"| [{name}](#{name}) | {asks} | {verdict} | {len(r['seeds'])} | {r['seconds']:.0f} |")
     for r in records:
-        name, verdict = r["experiment"], VERDICTS[r["holds"]]
-        lines += [
-            "",
-            f"## {name.replace('_', '-')}",
-            "",
-            f"**Claim.** {r['claim']}",
-            "",
-            f"**Measured.** {r['measured']}",
-            "",
-        ]
-        lines += [f"**Verdict.** It {verdict}."]
-        if r["table"]:
-            columns = list(r["table"][0])
-            lines += ["", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-            lines += [f"| {' | '.join(row.values())} |" for row in r["table"]]
-        lines += ["", f"![{name}]({folder.name}/{name}.png)", ""]
-        lines += [f"Model `{r['model']}`, every number in [{name}.json]({folder.name}/{name}.json)."]
+        lines += _section(r, folder.name)
     with atomic(path, "the page") as partial:
         partial.write_text("\n".join(lines) + "\n")
+
+
+def _section(record: dict[str, Any], folder: str) -> list[str]:
+    """Of the page: one experiment."""
+    name = record["experiment"]
+    lines = ["", f"## {name.replace('_', '-')}", ""]
+    lines += [f"**Claim.** {record['claim']}", ""]
+    lines += [f"**Measured.** {record['measured']}", ""]
+    lines += [f"**Verdict.** It {VERDICTS[record['holds']]}."]
+    if record["table"]:
+        columns = list(record["table"][0])
+        lines += ["", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+        lines += [f"| {' | '.join(row.values())} |" for row in record["table"]]
+    lines += ["", f"![{name}]({folder}/{name}.png)", ""]
+    return [*lines, f"Model `{record['model']}`, every number in [{name}.json]({folder}/{name}.json)."]

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
+from .parts import FolderSettings
 from .protocol import ScoreModel
 
 EMBEDDED = "shapes"
@@ -36,6 +37,16 @@ def model_folder(name: str) -> Path | None:
     raise UserError(
         f"no model {name!r}: give 'shapes', a diffusers folder that exists, or a hub id such as {STABLE_DIFFUSION}"
     )
+
+
+def folder_settings(name: str) -> FolderSettings:
+    """What a model's own `sjc_fast.json` says; the plain settings for a hub id.
+
+    Raises:
+        UserError: no such model, or the file is wrong.
+    """
+    folder = model_folder(name)
+    return FolderSettings.read(folder) if folder else FolderSettings()
 
 
 def load_score_model(
