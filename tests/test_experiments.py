@@ -10,7 +10,7 @@ from benchmarks import pipelines
 from sjc_fast.cli import main
 from sjc_fast.experiments import EXPERIMENTS
 from sjc_fast.experiments.frame import interval, told
-from sjc_fast.experiments.known import KnownScenes
+from sjc_fast.experiments.known import KnownScenes, true_picture
 from sjc_fast.experiments.unknown import UnknownScenes
 from sjc_fast.scores.load import load_score_model
 from sjc_fast.settings import default_config
@@ -90,10 +90,9 @@ def test_a_field_with_the_front_on_every_side_has_seven_faces_too_many(embedded)
 def test_a_model_that_judges_itself_agrees_with_the_truth(embedded):
     """Of pictures over grey, those that show what the words say are likelier with them than others are."""
     stage = UnknownScenes(embedded, default_config("shapes"), "a red mushroom")
-    known = KnownScenes(embedded)
     caption = "front left view of a red mushroom"
     right, wrong, side = (
-        known._true(c)[0] * 2 - 1 for c in (caption, "front left view of a green house", "left view of a red mushroom")
+        true_picture(c)[0] for c in (caption, "front left view of a green house", "left view of a red mushroom")
     )
     gains = [stage.judge_picture(x, caption) for x in (right, side, wrong, torch.zeros_like(right))]
     assert gains[0] > 1

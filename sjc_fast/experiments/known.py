@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from ..shapes.dataset import direction_cameras, render_views
 from ..shapes.exact import ExactScenes
 from ..shapes.objects import OBJECTS
 from ..shapes.prompts import read
+from ..shapes.scenes import Layers
 from ..shapes.truth import around_cameras, judge, read_whole, true_views, views_of
 from .stages import centre, half_done, mass_of, total
 
@@ -52,12 +54,12 @@ class KnownScenes:
     def disc(self) -> tuple[Tensor, str]:
         """See `Stage`: the true picture of a ball."""
         caption = "front view of an orange ball"
-        return self._true(caption) * 2 - 1, caption
+        return true_picture(caption), caption
 
     def unfinished(self) -> tuple[Tensor, str]:
         """See `Stage`: the true picture, blurred and dimmed, over grey."""
         caption = self.captions()[1] if self.asked else "front left view of a red mushroom"
-        return half_done(self._true(caption) * 2 - 1), caption
+        return half_done(true_picture(caption)), caption
 
     def judge(self, field: VoxelField, prompt: str) -> dict[str, Any]:
         """See `Stage`."""
@@ -66,7 +68,7 @@ class KnownScenes:
     def judge_picture(self, x: Tensor, caption: str) -> float:
         """See `Stage`: PSNR where no background shows, which may be any."""
         asked = read(caption)
-        layers = render_views(asked.name, direction_cameras()[asked.direction : asked.direction + 1])
+        layers = _layers(asked.name, asked.direction)
         inside = layers.coverage[0, 0] > 0.999
         error = (x.cpu() / 2 + 0.5 - layers.lit(*asked.colours())[0])[:, inside]
         return float(-10 * error.square().mean().log10())
@@ -93,7 +95,14 @@ class KnownScenes:
         """See `Stage`: over white."""
         return views_of(field, around_cameras())[0]
 
-    def _true(self, caption: str) -> Tensor:
-        asked = read(caption)
-        layers = render_views(asked.name, direction_cameras()[asked.direction : asked.direction + 1])
-        return layers.paint(*asked.colours(), GREY)
+
+def true_picture(caption: str) -> Tensor:
+    """What a caption shows, over grey, [1, 3, size, size] in [-1, 1]."""
+    asked = read(caption)
+    return _layers(asked.name, asked.direction).paint(*asked.colours(), GREY) * 2 - 1
+
+
+@functools.lru_cache(maxsize=16)
+def _layers(name: str, direction: int) -> Layers:
+    """Rendering takes a second, and the same picture is often judged by."""
+    return render_views(name, direction_cameras()[direction : direction + 1])
