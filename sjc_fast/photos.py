@@ -42,7 +42,7 @@ def load_photos(folder: Path, size: int) -> tuple[Photos, Photos]:
 
     Args:
         folder: with those files; pictures are named relative to it, with or without their ending.
-        size: pixels across; wider photographs are shrunk to it by whole factors, averaging.
+        size: pixels across; wider photographs are shrunk to it, averaging.
 
     Raises:
         UserError: a file is missing or is not what it should be.
@@ -84,12 +84,21 @@ def _picture(folder: Path, name: str, size: int) -> Tensor:
     if array.ndim != 3 or array.shape[-1] != 4:
         raise UserError(f"{path}: RGBA is needed, whose alpha says what is the object")
     picture = array.permute(2, 0, 1)
-    factor = max(1, picture.shape[-1] // size)
-    if factor == 1:
+    if picture.shape[-1] <= size:
         return picture
     alpha = picture[3:]
-    rgb, alpha = (torch.nn.functional.avg_pool2d(x, factor) for x in (picture[:3] * alpha, alpha))
-    return torch.cat([rgb / alpha.clamp_min(1e-6), alpha])
+    height = max(1, round(size * picture.shape[-2] / picture.shape[-1]))
+    down, across = _averages(picture.shape[-2], height), _averages(picture.shape[-1], size)
+    small = down @ torch.cat([picture[:3] * alpha, alpha]) @ across.T
+    return torch.cat([small[:3] / small[3:].clamp_min(1e-6), small[3:]])
+
+
+def _averages(many: int, few: int) -> Tensor:
+    """Exact averages of `many` pixels over `few` equal pieces, [few, many]."""
+    edges = torch.arange(few + 1) * (many / few)
+    pixels = torch.arange(many)
+    overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
+    return overlap.clamp_min(0) * (few / many)
 
 
 def save_photos(photos: Photos, folder: Path, part: str) -> None:

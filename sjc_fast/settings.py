@@ -60,9 +60,9 @@ def default_config(model: str, preset: str = "model") -> TrainConfig:
     return merge(replace(TrainConfig(), model=name), own, f"{model}/sjc_fast.json")
 
 
-def sampling_guidance(model: ScoreModel, own: TrainConfig) -> float:
+def sampling_guidance(model: ScoreModel) -> float:
     """The guidance scale for pictures: the model's own, or what Stable Diffusion's users take, for 3D takes more."""
-    return own.guidance if model.settings else 7.5
+    return float(model.settings.get("guidance", 7.5))
 
 
 def resumed_config(folder: Path, wanted: TrainConfig | None = None) -> TrainConfig:

@@ -7,9 +7,11 @@ import imageio.v3 as iio
 import pytest
 import torch
 
+from benchmarks import pipelines
 from sjc_fast import MixtureModel, UserError
 from sjc_fast.cli import main
-from sjc_fast.scores.sampling import Sampler, sample, sample_steps
+from sjc_fast.experiments.sample import ddim
+from sjc_fast.scores.sampling import Sampler, guided, sample, sample_steps
 
 
 def gaussian(mean=0.3, std=0.5):
@@ -65,8 +67,48 @@ def test_guidance_and_words():
     model = MixtureModel(images, select=lambda prompt: torch.tensor([prompt == "low", prompt == "high"]))
     x = sample(model, ["low", "high"], Sampler(24), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(x, images, atol=1e-2, rtol=0)
-    stronger = sample(model, ["low", "high"], Sampler(24), guidance=1.5, generator=torch.Generator().manual_seed(0))
-    assert bool((stronger[0] <= x[0] + 1e-3).all())
+    middle = torch.zeros(2, 1, 2, 2)
+    words, empty = model.encode(["low", "high"]), model.encode([""])
+    conditional = guided(model, middle, 1.0, words, 1.0, empty)
+    unconditional = model.denoise(middle, torch.ones(2), empty.expand_as(words))
+    stronger = guided(model, middle, 1.0, words, 1.5, empty)
+    torch.testing.assert_close(stronger, unconditional + 1.5 * (conditional - unconditional))
+    assert bool((stronger[0] < conditional[0]).all())
+
+
+def test_ddim_by_diffusers_ends_where_the_ode_does():
+    """The experiment's cross-check, against the closed form."""
+    model = gaussian()
+    model.sigmas = noise_table()
+    start = torch.randn(4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    x = ddim(model, [""] * 4, 250, start)
+    largest = float(model.sigmas[-1])
+    # DDIM starts from noise of unit variance, which is x / sqrt(1 + sigma^2) here.
+    scaled = (1 + largest**2) ** 0.5 / largest * start
+    torch.testing.assert_close(x, exact(scaled, largest), atol=0.02, rtol=0)
+
+
+def noise_table():
+    """Stable Diffusion's."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    kept = torch.cumprod(1 - betas, dim=0)
+    return ((1 - kept) / kept).sqrt().float()
+
+
+@pytest.mark.parametrize("options", [["--euler"], ["--churn", "10"], ["--rho", "3"]])
+def test_options_change_the_picture(options, tmp_path):
+    plain, other = tmp_path / "plain.png", tmp_path / "other.png"
+    common = ["sample", "--prompt", "a red ball", "--count", "1", "--steps", "4", "--output"]
+    main([*common, str(plain)])
+    main([*common, str(other), *options])
+    assert (iio.imread(plain) != iio.imread(other)).any()
+
+
+def test_latents_are_decoded(tmp_path):
+    folder = pipelines.stable_diffusion(tmp_path / "sd")
+    output = tmp_path / "x.png"
+    main(["sample", "--model", str(folder), "--prompt", "x", "--count", "2", "--steps", "3", "--output", str(output)])
+    assert iio.imread(output).shape == (32, 64, 3)
 
 
 def test_every_step_is_yielded():
@@ -94,6 +136,10 @@ def test_the_command_shows_what_was_asked_for(tmp_path, capsys):
         (["--prompt", "a dragon"], "knows no object"),
         (["--prompt", "a ball", "--output", "ball.jpg"], "a picture's name ends in .png"),
         (["--prompt", "a ball", "--steps", "0"], "--steps 0: it must be between 1"),
+        (["--prompt", "a ball", "--rho", "0"], "--rho 0.0: it must be between 0.1 and 100"),
+        (["--prompt", "a ball", "--churn", "nan"], "--churn nan: it must be between 0 and"),
+        (["--prompt", "a ball", "--guidance", "inf"], "--guidance inf: it must be between"),
+        (["--prompt", "a ball", "--precision", "half"], "half"),
         (["--prompt", "a ball", "--model", "nowhere"], "no model 'nowhere'"),
     ],
 )

@@ -118,7 +118,7 @@ def option_value(arguments: list[str], name: str) -> str | None:
     return value
 
 
-def check_limits(options: object, limits: dict[str, tuple[int, int]]) -> None:
+def check_limits(options: object, limits: dict[str, tuple[float, float]]) -> None:
     """Refuse numbers outside their limits; None is an option that was not given.
 
     Raises:

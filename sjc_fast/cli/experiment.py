@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import importlib
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from ..config import LIMITS
+from ..config import LIMITS, TrainConfig
 from ..errors import UserError
 from ..experiments import EXPERIMENTS
 from ..files import prepare
 from ..scores.load import EMBEDDED, folder_settings, load_score_model
-from ..settings import default_config, pick_device
+from ..settings import default_config, network_dtype, pick_device
 from . import check_limits, parse, say
+
+if TYPE_CHECKING:
+    from ..experiments.frame import Context, Finding
 
 
 @dataclass
 class ExperimentOptions:
-    """One experiment, or all of them: figures, numbers, and a page about them."""
+    """One experiment, or all of them: figures, numbers, and a page about them.
+
+    Finished runs are kept in NAME.runs.jsonl, so that a stopped experiment goes on where it was.
+    """
 
     name: Annotated[str, tyro.conf.Positional]
     """Which: ood, paas, sigma-schedule, sds, regularisers, janus, sample, fit; or all."""
@@ -38,6 +44,8 @@ class ExperimentOptions:
     output: Path = Path("experiments")
     """Folder of figures (NAME.png) and numbers (NAME.json); the page about all that lie in it goes beside it as .md."""
     device: str = "auto"
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
+    """Of the network: "auto" is fp16 on a CUDA device, else fp32."""
 
 
 def main(arguments: list[str]) -> None:
@@ -49,25 +57,38 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"there is no experiment {options.name!r}: choose {known}, or all")
     check_limits(options, {"seeds": (1, 1000), "steps": LIMITS["steps"]})
     device = pick_device(options.device)
-    page = options.output.with_name(options.output.name + ".md")
-    prepare(options.output / "probe")
-    prepare(page)
+    scenes = folder_settings(options.model).scenes
+    folder = options.output.resolve()
+    page = folder.with_name(f"{folder.name}.md")
     from ..experiments.frame import VERDICTS, Context, write, write_page
-    from ..experiments.stages import choose_stage
+    from ..experiments.ledger import Ledger
+    from ..experiments.stages import check_prompt, choose_stage
 
-    base = default_config(options.model)
-    model = load_score_model(options.model, device)
+    check_prompt(options.model, scenes, options.prompt)
+    base = _base(options)
+    prepare(folder / "probe")
+    prepare(page)
+    model = load_score_model(options.model, device, network_dtype(options.precision))
+    stage = choose_stage(model, scenes, base, options.prompt)
     seeds = tuple(range(1 if options.small else options.seeds))
-    base = replace(base, steps=options.steps or base.steps)
-    if options.prompt:
-        model.check_prompt(options.prompt)
-    stage = choose_stage(model, folder_settings(options.model).scenes, base, options.prompt)
-    context = Context(model, options.model, stage, base, device, seeds, options.small, say)
     for name in names:
         say(f"{name}: {EXPERIMENTS[name]}")
-        started = time.monotonic()
-        finding = importlib.import_module(f"..experiments.{name}", __package__).run(context)
-        write(finding, name, context, time.monotonic() - started, options.output)
-        say(f"  {finding.measured}\n  {VERDICTS[finding.holds]}: {options.output / name}.png, .json")
-        write_page(options.output, page)
+        ledger = Ledger(folder / f"{name}.runs.jsonl")
+        about = (options.model, options.prompt, stage, base, device, seeds, options.small)
+        finding = run_of(name)(context := Context(model, *about, ledger, say))
+        write(finding, name, context, folder)
+        write_page(folder, page)
+        say(f"  {finding.measured}\n  The claim {VERDICTS[finding.holds]}: {options.output / name}.png, .json")
     say(str(page))
+
+
+def run_of(name: str) -> Callable[[Context], Finding]:
+    """An experiment, loaded when it is wanted."""
+    return importlib.import_module(f"..experiments.{name}", __package__).run
+
+
+def _base(options: ExperimentOptions) -> TrainConfig:
+    """Settings that runs start from."""
+    base = default_config(options.model)
+    steps = options.steps or base.steps
+    return replace(base, steps=max(8, steps // 20) if options.small else steps)

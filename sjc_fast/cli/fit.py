@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from ..export.pictures import save_picture
 from ..files import prepare
 from ..fit import FitSettings, fit_steps, measure
 from ..photos import Photos, load_photos
-from ..run import FIELD
+from ..run import FIELD, check_early
 from ..scores.load import EMBEDDED
 from ..settings import CONFIG, pick_device
 from . import check_limits, parse, say
@@ -30,9 +30,9 @@ class FitOptions(FitSettings):
     data: Annotated[Path | None, tyro.conf.Positional] = None
     """Folder with transforms_train.json and transforms_test.json, or transforms.json."""
     output: Path | None = None
-    """Run folder; default runs/<name of the data>. `render`, `view` and `export` open it."""
+    """New run folder; default runs/<name of the data>. `render`, `view` and `export` open it."""
     size: int = 128
-    """Pixels across; larger photographs are shrunk by whole factors."""
+    """Pixels across; larger photographs are shrunk to it."""
     device: str = "auto"
 
 
@@ -44,11 +44,12 @@ def main(arguments: list[str]) -> None:
     check_limits(options, {"steps": (1, 10**6), "views": (1, 64), "size": (8, 4096), "seed": (0, 2**63 - 1)})
     if not options.resolutions or not all(4 <= r <= 512 for r in options.resolutions):
         raise UserError("--resolutions: give one or more from 4 to 512")
-    if not (options.bound > 0 and options.lr > 0):
-        raise UserError("--bound and --lr must be positive")
+    check_limits(options, {"bound": (1e-6, 1e6), "lr": (1e-9, 1e3)})
     device = pick_device(options.device)
     train, test = load_photos(options.data, options.size)
     output = options.output or Path("runs") / options.data.resolve().name
+    config = _config(options, test)
+    check_early(replace(config, output=output))
     prepare(output / FIELD)
     settings = FitSettings(**{f.name: getattr(options, f.name) for f in fields(FitSettings)})
     started = time.monotonic()
@@ -56,8 +57,10 @@ def main(arguments: list[str]) -> None:
     for field in tqdm(fit_steps(train, settings, device), total=total, unit="step", disable=None):  # noqa: B007
         pass
     psnr, views = measure(field, test, settings.backend)
+    if not bool(psnr.isfinite().all()):
+        raise UserError(f"the fit came to no numbers: lower --lr {options.lr:g}")
     field.save(output / FIELD)
-    save_yaml(_config(options, test), output / CONFIG)
+    save_yaml(config, output / CONFIG)
     shown = [torch.cat(list(x[:8]), dim=-1) for x in (views, test.over(torch.ones(3)))]
     save_picture(torch.cat(shown, dim=-2), output / "held-out.png")
     worst = f"{float(psnr.min()):.1f} at worst"

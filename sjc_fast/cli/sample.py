@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tqdm import tqdm
@@ -13,7 +14,7 @@ from ..export.pictures import save_picture
 from ..files import prepare
 from ..scores.load import load_score_model
 from ..scores.sampling import Sampler, sample_steps
-from ..settings import default_config, default_model, network_dtype, pick_device, sampling_guidance
+from ..settings import default_model, network_dtype, pick_device, sampling_guidance
 from . import check_limits, parse
 
 
@@ -39,7 +40,7 @@ class SampleOptions:
     """Bend of the noise schedule."""
     seed: int = 0
     device: str = "auto"
-    precision: str = "auto"
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
 
 
 def main(arguments: list[str]) -> None:
@@ -47,15 +48,14 @@ def main(arguments: list[str]) -> None:
     options = parse(SampleOptions, arguments, "sample")
     if options.output.suffix != ".png":
         raise UserError(f"--output {options.output}: a picture's name ends in .png")
-    check_limits(options, {"count": (1, 256), "steps": (1, 10_000), "seed": (0, 2**63 - 1)})
+    limits = {"count": (1, 256), "steps": (1, 10_000), "seed": (0, 2**63 - 1)}
+    check_limits(options, {**limits, "guidance": (-1000, 1000), "churn": (0, 10_000), "rho": (0.1, 100)})
     name = options.model or default_model(options.device)
     device = pick_device(options.device)
     prepare(options.output)
     model = load_score_model(name, device, network_dtype(options.precision))
     model.check_prompt(options.prompt)
-    guidance = options.guidance
-    if guidance is None:
-        guidance = sampling_guidance(model, default_config(name))
+    guidance = sampling_guidance(model) if options.guidance is None else options.guidance
     sampler = Sampler(options.steps, options.rho, heun=not options.euler, churn=options.churn)
     noise = torch.Generator().manual_seed(options.seed)
     steps = sample_steps(model, [options.prompt] * options.count, sampler, guidance=guidance, generator=noise)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import platform
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,10 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from .. import __version__
-from ..config import TrainConfig
+from ..config import TrainConfig, settings_of
+from ..errors import UserError
 from ..files import atomic
 from ..scores.diffusers import DiffusersModel
 from . import EXPERIMENTS
+from .ledger import Ledger
 from .stages import Stage
 
 if TYPE_CHECKING:
@@ -29,6 +33,8 @@ class Context:
     model: DiffusersModel
     name: str
     """The model's, as given."""
+    prompt: str
+    """As given; "" for the experiments' own."""
     stage: Stage
     base: TrainConfig
     """Settings that runs start from: the model's own."""
@@ -36,6 +42,8 @@ class Context:
     seeds: tuple[int, ...]
     small: bool
     """As little as shows that it works."""
+    ledger: Ledger
+    """Runs of this experiment that were made already."""
     say: Callable[[str], None]
 
     def pick(self, full: Any, small: Any) -> Any:
@@ -60,8 +68,8 @@ class Finding(NamedTuple):
     """Of the paper, or the question."""
     measured: str
     """A few sentences with the numbers that answer it."""
-    holds: bool
-    """Whether the claim holds here."""
+    holds: bool | None
+    """Whether the claim holds here; None where the runs do not decide it."""
     numbers: dict[str, Any]
     draw: Callable[[Figure], None]
     """Draws the figure."""
@@ -69,60 +77,81 @@ class Finding(NamedTuple):
     """Of the figure, inches."""
     table: list[dict[str, str]] = []  # noqa: RUF012 - never changed
     """Rows for the page."""
+    seeds: tuple[int, ...] | None = None
+    """Those that were used, if not all."""
 
 
-VERDICTS = {True: "holds here", False: "does not hold here"}
+FIELDS = ("experiment", "model", "seeds", "small", "claim", "measured", "holds", "table", "numbers")
+VERDICTS = {True: "holds here", False: "does not hold here", None: "is not decided by these runs"}
 
 
 def interval(values: Iterable[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95% confidence interval (Student's t)."""
+    """Mean, and half the width of its 95% confidence interval (Student's t); infinite for a single value."""
     values = list(values)
     if len(values) < 2:
-        return values[0], 0.0
+        return values[0], math.inf
     from scipy.stats import t
 
     half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
     return statistics.fmean(values), half
 
 
-def values_of(rows: Iterable[dict[str, Any]], key: str, **where: Any) -> list[Any]:
-    """A figure of the rows whose other figures are the given ones."""
-    return [r[key] for r in rows if all(r[k] == v for k, v in where.items())]
+def above(values: Iterable[float], limit: float = 0.0) -> bool | None:
+    """Whether the mean is above a limit, if the whole interval is on one side of it."""
+    mean, half = interval(values)
+    return None if abs(mean - limit) <= half else mean > limit
+
+
+def both(one: bool | None, other: bool | None) -> bool | None:
+    """Whether two things hold, where either may be undecided."""
+    if False in (one, other):
+        return False
+    return None if None in (one, other) else True
+
+
+def values_of(rows: Iterable[dict[str, Any]], key: str, **where: Any) -> list[float]:
+    """A figure by seed, in order: means over the rows whose other figures are the given ones. Prompts are no seeds."""
+    by_seed: dict[int, list[float]] = {}
+    for r in rows:
+        if r.get(key) is not None and all(r[k] == v for k, v in where.items()):
+            by_seed.setdefault(r["seed"], []).append(float(r[key]))
+    return [statistics.fmean(by_seed[seed]) for seed in sorted(by_seed)]
+
+
+def less(one: list[float], other: list[float]) -> list[float]:
+    """Differences for the same seed."""
+    return [a - b for a, b in zip(one, other, strict=True)]
 
 
 def told(values: Iterable[float], digits: int = 3) -> str:
     """Mean and interval, as text."""
     mean, half = interval(values)
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+    return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if math.isfinite(half) else "")
 
 
 def table_of(rows: list[dict[str, Any]], columns: dict[str, str], by: str = "variant") -> list[dict[str, str]]:
     """Means and intervals of those figures that the rows have, a row a variant; `columns` says what they are called."""
     table = []
     for name in dict.fromkeys(r[by] for r in rows):
-        line = {by: str(name)}
-        for key, label in columns.items():
-            values = [float(r[key]) for r in rows if r[by] == name and r.get(key) is not None]
-            line |= {label: told(values, 2 if "dB" in label else 3)} if values else {}
-        table.append(line)
+        figures = {label: values_of(rows, key, **{by: name}) for key, label in columns.items()}
+        table.append({by: name} | {k: told(v, 2 if "dB" in k else 3) for k, v in figures.items() if v})
     return table
 
 
 def draw_intervals(ax: Any, rows: list[dict[str, Any]], key: str, label: str, by: str = "variant") -> None:
-    """Mean, 95% interval and single values of a figure, a line a variant, the first on top."""
+    """Mean, 95% interval and seeds' values of a figure, a line a variant, the first on top."""
     names = list(dict.fromkeys(r[by] for r in rows))
     for i, name in enumerate(names):
         values = values_of(rows, key, **{by: name})
         mean, half = interval(values)
         ax.plot(values, [i + 0.2] * len(values), ".", color=f"C{i}", alpha=0.4)
-        ax.errorbar([mean], [i], xerr=[half], fmt="s", ms=5, color=f"C{i}", capsize=3)
+        ax.errorbar([mean], [i], xerr=[half if math.isfinite(half) else 0], fmt="s", ms=5, color=f"C{i}", capsize=3)
     ax.set_yticks(range(len(names)), [name.replace(", ", ",\n") if len(name) > 20 else name for name in names])
-    ax.set(xlabel=label)
-    ax.invert_yaxis()
+    ax.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
     ax.grid(alpha=0.3, axis="x")
 
 
-def write(finding: Finding, name: str, context: Context, seconds: float, folder: Path) -> None:
+def write(finding: Finding, name: str, context: Context, folder: Path) -> None:
     """The figure and every number, as NAME.png and NAME.json."""
     from matplotlib.figure import Figure
 
@@ -133,43 +162,58 @@ def write(finding: Finding, name: str, context: Context, seconds: float, folder:
     record = {
         "experiment": name,
         "model": context.name,
-        "seeds": context.seeds,
-        "steps": context.base.steps,
+        "prompt": context.prompt,
+        "seeds": context.seeds if finding.seeds is None else finding.seeds,
         "small": context.small,
+        "settings": settings_of(context.base),
         "version": __version__,
-        "device": str(context.device),
-        "threads": torch.get_num_threads(),
-        "seconds": round(seconds, 1),
-        "claim": finding.claim,
-        "measured": finding.measured,
-        "holds": finding.holds,
-        "table": finding.table,
-        "numbers": finding.numbers,
+        "device": device_name(context.device),
+        **{key: getattr(finding, key) for key in ("claim", "measured", "holds", "table", "numbers")},
     }
     with atomic(folder / f"{name}.json", "the numbers") as partial:
         partial.write_text(json.dumps(record, indent=1) + "\n")
 
 
+def device_name(device: torch.device) -> str:
+    """A CUDA device's own, or the processor's."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+
+
 def write_page(folder: Path, path: Path) -> None:
     """One page, in Markdown, of the experiments whose records are in a folder."""
-    records = [json.loads(file.read_text()) for name in EXPERIMENTS if (file := folder / f"{name}.json").exists()]
+    records = [read_record(file) for name in EXPERIMENTS if (file := folder / f"{name}.json").exists()]
     lines = [
         "# Experiments",
         "",
         "The paper's claims (arXiv 2212.00774) and what surrounds them, as `sjc-fast experiment` finds them. x ± y is",
-        "a mean with its 95% confidence interval (Student's t) over seeds and, where there are several, prompts.",
+        "a mean with its 95% confidence interval (Student's t) over seeds; several prompts are averaged first.",
         "",
-        "| experiment | asks | claim | seeds | seconds |",
-        "| --- | --- | --- | --- | --- |",
+        "| experiment | asks | the claim | seeds |",
+        "| --- | --- | --- | --- |",
     ]
     for r in records:
         name = r["experiment"].replace("_", "-")
-        asks, verdict = EXPERIMENTS[r["experiment"]], VERDICTS[r["holds"]]
-        lines.append(f"| [{name}](#{name}) | {asks} | {verdict} | {len(r['seeds'])} | {r['seconds']:.0f} |")
+        asks, verdict = EXPERIMENTS[r["experiment"]], VERDICTS[r["holds"]] + " (small)" * r["small"]
+        lines.append(f"| [{name}](#{name}) | {asks} | {verdict} | {len(r['seeds'])} |")
     for r in records:
         lines += _section(r, folder.name)
     with atomic(path, "the page") as partial:
         partial.write_text("\n".join(lines) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What `write` wrote.
+
+    Raises:
+        UserError: it was something else.
+    """
+    try:
+        record = json.loads(path.read_text())
+        if not set(FIELDS) <= record.keys():
+            raise ValueError("it lacks fields")
+        return record
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path} is no record of an experiment: {error}") from None
 
 
 def _section(record: dict[str, Any], folder: str) -> list[str]:

@@ -2,54 +2,82 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
+import imageio.v3 as iio
 import torch
 
-from .frame import Context, Finding, draw_intervals, interval, table_of, told, values_of
-from .objects import config_for, make
+from ..config import CameraConfig
+from ..export.pictures import to_bytes
+from ..field import VoxelField
+from .frame import Context, Finding, above, draw_intervals, less, table_of, told, values_of
+from .runs import config_for, make
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "words": {},
-    "no words": {"words": "none"},
-    "words, cameras anywhere": {"spread": 1.0},
-    "blended words, cameras anywhere": {"spread": 1.0, "words": "blended"},
-}
+WORDS, NONE, BLENDED = "words", "no words", "blended words"
+ANYWHERE = ", cameras anywhere"
+
+
+def variants(own: CameraConfig) -> dict[str, dict[str, Any]]:
+    """Settings by name. Cameras stand in the middle of their direction, where the law has directions, or anywhere."""
+    table = {WORDS: "nearest", NONE: "none", BLENDED: "blended"}
+    if own.law != "directions":
+        return {name: {"words": words} for name, words in table.items()}
+    made = {name: {"words": table[name], "spread": 0.0} for name in (WORDS, NONE)}  # nothing to blend in the middle
+    return made | {name + ANYWHERE: {"words": table[name], "spread": 1.0} for name in (WORDS, BLENDED)}
 
 
 def run(context: Context) -> Finding:
     """Every variant, prompt and seed: how many sides show what only the front should."""
-    rows, shown = [], {}
-    for name, cameras in VARIANTS.items():
-        for prompt in context.stage.prompts("a blue snowman", "a green house", "a yellow duck")[: context.pick(3, 1)]:
-            for seed in context.seeds:
-                field, judged = make(context, config_for(context, prompt, seed, {"cameras": cameras}))
-                faces = context.stage.faces(field, prompt)
-                rows.append({"variant": name, "prompt": prompt, "seed": seed, **judged[-1], "faces": faces})
-                shown.setdefault(name, context.stage.views(field))
-        context.say(f"  {name}: {told(values_of(rows, 'faces', variant=name))}")
-    worded, wordless, fixed, blended = (values_of(rows, "faces", variant=name) for name in VARIANTS)
-    more = [a - b for a, b in zip(wordless, worded, strict=True)]
-    mean, half = interval(more)
+    table = variants(context.base.cameras)
+    rows = [row for name, cameras in table.items() for row in _objects(context, name, cameras)]
+    strips = {r["variant"]: strip for r in rows if (strip := r.pop("strip", ""))}
+    of = {name: values_of(rows, "faces", variant=name) for name in table}
+    more = less(of[NONE], of[WORDS])
+    fixed, blended = (next(v for k, v in of.items() if k.startswith(name)) for name in (WORDS, BLENDED))
+    if context.base.cameras.law == "directions":
+        fixed = of[WORDS + ANYWHERE]
     return Finding(
         "View-dependent prompts mitigate the many-faces problem; without them every side becomes a front.",
-        f"Share of the other sides that look more like the front than like themselves: {told(worded)} with "
-        f"direction words, {told(wordless)} without. With cameras anywhere in a direction's patch: {told(fixed)} with "
-        f"the nearest direction's words, {told(blended)} with words blended between directions.",
-        mean - half > 0,
+        f"Share of the other sides that look more like the front than like themselves: {told(of[WORDS])} with "
+        f"direction words, {told(of[NONE])} without (difference {told(more)}). Words blended between "
+        f"directions, from the same cameras: {told(blended)}, against {told(fixed)} with the nearest direction's.",
+        above(more),
         {"rows": rows},
-        lambda figure: _draw(figure, rows, shown),
-        (10, 5),
+        lambda figure: _draw(figure, rows, strips),
+        (11, 5),
         table_of(rows, {"faces": "sides like the front", "facing": "front and back right", **context.stage.labels}),
     )
 
 
-def _draw(figure: Any, rows: list[dict], shown: dict[str, torch.Tensor]) -> None:
+def _objects(context: Context, name: str, cameras: dict[str, Any]) -> list[dict[str, Any]]:
+    """One variant: every prompt with every seed; the first has a picture, too."""
+    rows: list[dict[str, Any]] = []
+    for prompt in context.stage.prompts("a blue snowman", "a green house", "a yellow duck"):
+        for seed in context.seeds:
+
+            def look(field: VoxelField, prompt: str = prompt, first: bool = not rows) -> dict[str, Any]:
+                strip = {"strip": _strip(context.stage.views(field))} if first else {}
+                return {"faces": context.stage.faces(field, prompt), **strip}
+
+            made = make(context, config_for(context, prompt, seed, {"cameras": cameras}), look=look)
+            rows.append({"variant": name, "prompt": prompt, "seed": seed, **made[-1]})
+    context.say(f"  {name}: {told(values_of(rows, 'faces'))}")
+    return rows
+
+
+def _strip(views: torch.Tensor) -> str:
+    """Pictures side by side, as a PNG in base64."""
+    png = iio.imwrite("<bytes>", to_bytes(torch.cat(list(views), dim=-1)), extension=".png")
+    return base64.b64encode(png).decode()
+
+
+def _draw(figure: Any, rows: list[dict], strips: dict[str, str]) -> None:
     left, right = figure.subfigures(1, 2, width_ratios=(2, 5))
     ax = left.subplots()
     draw_intervals(ax, rows, "faces", "sides that look like the front")
     ax.tick_params(labelsize=8)
-    for ax, (name, views) in zip(right.subplots(len(shown), 1), shown.items(), strict=True):
-        ax.imshow(torch.cat(list(views), dim=-1).clamp(0, 1).permute(1, 2, 0).numpy())
+    for ax, (name, strip) in zip(right.subplots(len(strips), 1), strips.items(), strict=True):
+        ax.imshow(iio.imread(base64.b64decode(strip)))
         ax.set_title(f"{name}: from the front, then to the object's left", fontsize=8)
         ax.set_axis_off()

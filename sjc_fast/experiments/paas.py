@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ..paas import combine, draw_noise, paas_score
 from ..scores.mixture import MixtureModel
+from ..scores.sampling import guided
 from ..shapes.dataset import direction_cameras, render_views
 from ..shapes.prompts import Asked
-from .frame import Context, Finding, draw_intervals, interval, table_of, told, values_of
+from .frame import Context, Finding, above, both, draw_intervals, less, table_of, told, values_of
 from .known import GREY, KnownScenes
-from .objects import config_for, make, steps_for
+from .runs import config_for, make, steps_for
 
 SIGMAS = (0.3, 1.0, 3.0, 8.0)
 SAMPLES = (1, 2, 4, 8, 16, 32, 64)
@@ -28,19 +29,18 @@ ESTIMATORS: dict[str, tuple[float | str, bool]] = {
 
 def run(context: Context) -> Finding:
     """Variance with the network; bias with an exact score; objects at equal evaluations."""
-    variance = _variances(context)
+    variance = [row for sigma in SIGMAS for row in _variances(context, sigma)]
     context.say("  variances done")
     bias, identity = _biases(context), _identity()
     objects = _objects(context)
-    pair = (values_of(objects, context.quality, variant=name) for name in ("Eq. 16, n=1", "Eq. 15, n=1"))
-    gap = [a - b for a, b in zip(*pair, strict=True)]
-    mean, half = interval(gap)
+    gain = less(*(values_of(objects, context.quality, variant=name) for name in ("Eq. 16, n=1", "Eq. 15, n=1")))
     return Finding(
-        "Averaging over noise gives the score at a clean rendering, approximately that at sqrt(2) sigma; subtracting "
-        "the noise (Eq. 16) lowers the variance, and so helps (Eq. 13 to 18).",
+        "Averaging over noise gives a score at a clean rendering; subtracting the noise (Eq. 16) lowers its variance, "
+        "and so helps (Eq. 13 to 18). Asked beside it: how near this is to the score at sqrt(2) sigma.",
         _measured(variance, bias, identity)
-        + f" In 3D at equal evaluations (table), Eq. 16 less Eq. 15, both n = 1 and the same seed: {told(gap, 2)} dB.",
-        _ratio(variance, "Eq. 15", "Eq. 16", SIGMAS[-1]) > 1 and mean - half > 0,
+        + f" In 3D at equal evaluations (table), Eq. 16 less Eq. 15, one noise sample, same seed: {told(gain, 2)} "
+        f"({context.label}).",
+        both(min(_ratio(variance, "Eq. 15", "Eq. 16", sigma) for sigma in SIGMAS) > 1, above(gain)),
         {"variance": variance, "bias": bias, "identity": identity, "objects": objects},
         lambda figure: _draw(figure, context, variance, bias, objects),
         (11, 7),
@@ -65,42 +65,65 @@ def _measured(variance: list[dict], bias: list[dict], identity: float) -> str:
     return (
         f"Variance with two noise samples at sigma {SIGMAS[0]:g} and {SIGMAS[-1]:g}: "
         + ", ".join(f"{name} {values}" for name, values in ratios.items())
-        + f". Bias: no estimator's mean is farther from that of all pairs than {max(r['bias'] for r in variance):.1f} "
+        + f". Bias: the means differ from that of other noise by at most {max(r['bias'] for r in variance):.1f} "
         "standard errors. On an exact mixture of 24 pictures, the PAAS mean points where the score at sqrt(2) sigma "
-        f"points (cosine at least {turned['cosine']:.3f}, at sigma {turned['sigma']:g}) and is {min(lengths):.2f} to "
-        f"{max(lengths):.2f} times as long. The identity p_(sqrt 2 sigma)(x) = E p_sigma(x + sigma n) holds to "
-        f"{identity:.1e} (Monte Carlo, 2 dimensions)."
+        f"points (cosine at least {turned['cosine']:.3f}, at sigma {turned['sigma']:g}; {turned['twice']:.3f} between "
+        f"two halves of the noise) and is {min(lengths):.2f} to {max(lengths):.2f} times as long. The identity "
+        f"p_(sqrt 2 sigma)(x) = E p_sigma(x + sigma n) holds to {identity:.1e} (Monte Carlo, 2 dimensions)."
     )
 
 
 @torch.no_grad()
-def _variances(context: Context) -> list[dict[str, Any]]:
+def _variances(context: Context, sigma: float) -> list[dict[str, Any]]:
     """Variance a pixel of the estimated score, from disjoint groups of the same noised copies.
 
-    And its bias in standard errors: of the groups' mean, from the mean of all pairs.
+    And its bias in standard errors: of the groups' mean, from the mean of all pairs of other noise.
     """
     x, words = context.stage.unfinished()
-    x, condition = x.to(context.device), context.model.encode([words])
-    pool = context.pick(512, 16)
+    x, words = x.to(context.device), context.model.encode([words])
+    pool, level = context.pick(512, 16), torch.tensor([sigma], device=x.device)
+    noise, answers = _copies(context, x, sigma, words, pool, context.seeds[0])
+    other, theirs = _copies(context, x, sigma, words, pool, context.seeds[0] + 1000)
+    pairs = _scores(x, level, theirs, other, _groups(pool, 2, True), 0.0, True)
     rows = []
-    for sigma in SIGMAS:
-        generator = torch.Generator().manual_seed(context.seeds[0])
-        half = draw_noise(x, pool // 2, False, generator=generator)
-        noise = torch.stack([half, -half], dim=2).flatten(1, 2)  # pairs side by side
-        answers = _denoise(context, x, sigma, condition, noise)
-        level = torch.tensor([sigma], device=x.device)
-        truth = combine(x, level, answers, noise, 0.0)
-        for name, (coefficient, paired) in ESTIMATORS.items():
-            for n in SAMPLES:
-                if n > pool // 8 or (paired and n < 2) or (name == "auto" and n < 2):
-                    continue
-                order = _groups(pool, n, paired)
-                scores = torch.cat([combine(x, level, answers[:, g], noise[:, g], coefficient, paired) for g in order])
-                variance = scores.var(dim=0).mean()
-                error = (scores.mean(dim=0) - truth).square().mean().sqrt()
-                bias = float(error / (variance / len(scores)).sqrt())
-                rows.append({"estimator": name, "sigma": sigma, "n": n, "variance": float(variance), "bias": bias})
+    for name, (coefficient, paired) in ESTIMATORS.items():
+        for n in SAMPLES:
+            if n > pool // 8 or (n < 2 and (paired or name == "auto")):
+                continue
+            scores = _scores(x, level, answers, noise, _groups(pool, n, paired), coefficient, paired)
+            error = (scores.mean(dim=0) - pairs.mean(dim=0)).square().mean().sqrt()
+            chance = (_variance(scores) / len(scores) + _variance(pairs) / len(pairs)) ** 0.5
+            row = {"estimator": name, "sigma": sigma, "n": n, "variance": _variance(scores)}
+            rows.append(row | {"bias": float(error) / chance})
     return rows
+
+
+def _variance(scores: Tensor) -> float:
+    return float(scores.var(dim=0).mean())
+
+
+def _scores(
+    x: Tensor,
+    level: Tensor,
+    answers: Tensor,
+    noise: Tensor,
+    groups: list[Tensor],
+    coefficient: float | str,
+    paired: bool,
+) -> Tensor:
+    """The estimate of every group, [groups, C, H, W]."""
+    return torch.cat([combine(x, level, answers[:, g], noise[:, g], coefficient, paired) for g in groups])
+
+
+def _copies(context: Context, x: Tensor, sigma: float, words: Tensor, pool: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Noise in pairs side by side, and guided D of x so noised, both [1, pool, C, H, W]."""
+    half = draw_noise(x, pool // 2, False, generator=torch.Generator().manual_seed(seed))
+    noise = torch.stack([half, -half], dim=2).flatten(1, 2)
+    empty, parts = context.model.encode([""]), []
+    for chunk in noise[0].split(32):
+        condition = words.expand(len(chunk), *words.shape[1:])
+        parts.append(guided(context.model, x + sigma * chunk, sigma, condition, context.base.guidance, empty))
+    return noise, torch.cat(parts)[None]
 
 
 def _groups(pool: int, n: int, paired: bool) -> list[Tensor]:
@@ -111,42 +134,29 @@ def _groups(pool: int, n: int, paired: bool) -> list[Tensor]:
     return list(torch.arange(0, pool, 2).reshape(-1, n))
 
 
-def _denoise(context: Context, x: Tensor, sigma: float, condition: Tensor, noise: Tensor) -> Tensor:
-    """D of every copy, [1, N, C, H, W], in batches."""
-    parts = []
-    for chunk in noise[0].split(32):
-        level = torch.full((len(chunk),), sigma, device=x.device)
-        parts.append(context.model.denoise(x + sigma * chunk, level, condition.expand(len(chunk), -1, -1)))
-    return torch.cat(parts)[None]
-
-
 def _biases(context: Context) -> list[dict[str, Any]]:
-    """Distance between the PAAS mean and the exact score at sqrt(2) sigma, as a share of the latter.
+    """The PAAS mean against the exact score at sqrt(2) sigma, which is that of 24 known pictures, whatever the model.
 
-    The score is that of 24 known pictures, whatever the model.
+    "twice" is the cosine between the means of two halves of the noise: 1 where chance plays no part.
     """
     layers = render_views("mushroom", direction_cameras())
     model = MixtureModel(layers.paint(*Asked("mushroom", "red").colours(), GREY) * 2 - 1)
-    x, condition = KnownScenes(context.model).unfinished()[0], model.encode([""])
+    x, condition = KnownScenes().unfinished()[0], model.encode([""])
+    options = {"noise_samples": context.pick(256, 16), "guidance": 1.0, "antithetic": True}
     rows = []
     for sigma in (0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0):
         generator = torch.Generator().manual_seed(0)
-        samples = context.pick(256, 16)
-        mean = paas_score(
-            model, x, sigma, condition, noise_samples=samples, guidance=1.0, antithetic=True, generator=generator
-        )
-        wide = 2**0.5 * sigma
+        halves = [paas_score(model, x, sigma, condition, generator=generator, **options) for _ in range(2)]
+        mean, wide = sum(halves) / 2, 2**0.5 * sigma
         true = (model.denoise(x, torch.tensor([wide]), condition) - x) / wide**2
-        cosine = torch.nn.functional.cosine_similarity(mean.flatten(), true.flatten(), dim=0)
-        rows.append(
-            {
-                "sigma": sigma,
-                "difference": float((mean - true).norm() / true.norm()),
-                "scale": float(mean.norm() / true.norm()),
-                "cosine": float(cosine),
-            }
-        )
+        row = {"sigma": sigma, "difference": float((mean - true).norm() / true.norm())}
+        row |= {"scale": float(mean.norm() / true.norm()), "cosine": _cosine(mean, true), "twice": _cosine(*halves)}
+        rows.append(row)
     return rows
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
 
 
 def _identity() -> float:
@@ -161,22 +171,27 @@ def _identity() -> float:
     return float((density(x + sigma * noise, sigma).mean() / exact - 1).abs())
 
 
-def _objects(context: Context) -> list[dict[str, Any]]:
-    """The same object from as many evaluations, by estimator and number of samples."""
-    variants: dict[str, tuple[int, dict[str, Any]]] = {
+def variants() -> dict[str, dict[str, Any]]:
+    """Settings by name: estimator and number of noise samples."""
+    table = {
         "Eq. 15, n=1": (1, {"estimator": "eq15", "antithetic": False}),
         "Eq. 16, n=1": (1, {"estimator": "eq16", "antithetic": False}),
         "auto, n=2": (2, {"estimator": "auto", "antithetic": False}),
         "antithetic, n=2": (2, {"estimator": "eq16", "antithetic": True}),
         "antithetic, n=8": (8, {"estimator": "eq16", "antithetic": True}),
     }
+    return {name: {"noise_samples": n, "score": score | {"weighting": "sigma"}} for name, (n, score) in table.items()}
+
+
+def _objects(context: Context) -> list[dict[str, Any]]:
+    """The same object from as many evaluations by every variant and seed."""
     rows = []
     (prompt,) = context.stage.prompts("a red mushroom")
-    for name, (n, score) in variants.items():
+    for name, changes in variants().items():
+        steps = {"steps": steps_for(context, changes["noise_samples"])}
         for seed in context.seeds:
-            changes = {"noise_samples": n, "steps": steps_for(context, n), "score": score}
-            judged = make(context, config_for(context, prompt, seed, changes))[1][-1]
-            rows.append({"variant": name, "seed": seed, **judged})
+            made = make(context, config_for(context, prompt, seed, changes | steps))
+            rows.append({"variant": name, "seed": seed, **made[-1]})
         context.say(f"  {name}: {told(values_of(rows, context.quality, variant=name), 2)}")
     return rows
 

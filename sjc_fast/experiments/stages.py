@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import torch
@@ -12,9 +13,9 @@ from ..config import TrainConfig
 from ..errors import UserError
 from ..field import VoxelField
 from ..scores.diffusers import DiffusersModel
-from ..scores.protocol import ScoreModel
+from ..shapes.truth import read_whole
 
-SEEN = 0.05  # opacity of a voxel; what softplus leaves in empty space adds up, and is seen by nobody
+SOLID = 0.05  # opacity from which a voxel is no mere haze
 
 
 class Stage(Protocol):
@@ -26,10 +27,10 @@ class Stage(Protocol):
     """What the figure of `judge_picture` is called."""
     recognisable: float
     """What that figure is at least where the picture shows what it should."""
-    exact: ScoreModel | None
-    """The exact denoiser, where there is one."""
-    outside: str
-    """Outside of what floaters are."""
+    strays: dict[str, str]
+    """Figures that `stray` gives, and what they are called; less is better, and the first one says what floats."""
+    negligible: float
+    """Differences of quality that count as none."""
 
     def prompts(self, *known: str) -> tuple[str, ...]:
         """What to make: some of the given, or what the user asked for."""
@@ -37,8 +38,8 @@ class Stage(Protocol):
     def captions(self) -> list[str]:
         """Four prompts of pictures."""
 
-    def disc(self) -> tuple[Tensor, str]:
-        """A clean orange disc over grey, features [1, C, size, size], and its prompt."""
+    def truth(self, x: Tensor, sigma: Tensor) -> Tensor | None:
+        """The exact denoiser's answer to noisy features [B, C, size, size] without words, where there is one."""
 
     def unfinished(self) -> tuple[Tensor, str]:
         """A rendering half-way, features [1, C, size, size], and its prompt."""
@@ -50,7 +51,7 @@ class Stage(Protocol):
         """Quality of features [C, size, size], dB."""
 
     def stray(self, field: VoxelField, prompt: str) -> dict[str, float]:
-        """Share of the density's mass that floats ("floaters"), and how far the centre is off ("offset")."""
+        """What floats, and how far the object's centre is off, half sides of the box: the figures of `strays`."""
 
     def faces(self, field: VoxelField, prompt: str) -> float:
         """Share of the other sides that look more like the front than like themselves."""
@@ -59,20 +60,26 @@ class Stage(Protocol):
         """8 pictures from around, from the front on, [8, 3, H, W] in [0, 1]."""
 
 
-def choose_stage(model: DiffusersModel, scenes: str, base: TrainConfig, prompt: str) -> Stage:
-    """Held against the truth where the model's scenes are known ("shapes"), else judged by the model itself.
+def check_prompt(model: str, scenes: str, prompt: str) -> None:
+    """Refuse what cannot be made, before anything is loaded.
 
     Raises:
-        UserError: the prompt is missing, or names no known scene.
+        UserError: the model needs a prompt, or the prompt names no known scene.
     """
+    if scenes == "shapes":
+        asked = read_whole(prompt) if prompt else None
+        if asked and asked.direction is not None:
+            raise UserError(f"{prompt!r}: leave the direction out, an object has all of them")
+    elif not prompt.strip():
+        raise UserError(f'say what {model} should make, e.g. --prompt "a ripe strawberry"')
+
+
+def choose_stage(model: DiffusersModel, scenes: str, base: TrainConfig, prompt: str) -> Stage:
+    """Held against the truth where the model's scenes are known ("shapes"), else judged by the model itself."""
     from .known import KnownScenes
     from .unknown import UnknownScenes
 
-    if scenes == "shapes":
-        return KnownScenes(model, prompt)
-    if not prompt.strip():
-        raise UserError(f'say what {base.model} should make, e.g. --prompt "a ripe strawberry"')
-    return UnknownScenes(model, base, prompt)
+    return KnownScenes(prompt) if scenes == "shapes" else UnknownScenes(model, base, prompt)
 
 
 def half_done(x: Tensor) -> Tensor:
@@ -81,20 +88,29 @@ def half_done(x: Tensor) -> Tensor:
 
 
 def mass_of(field: VoxelField) -> tuple[Tensor, Tensor]:
-    """Opacity of every voxel that can be seen, [voxels], and their middles, [voxels, 3] in [-1, 1]."""
+    """Opacity of every voxel, [voxels], and their middles, [voxels, 3] in [-1, 1], both float64."""
     side = field.density.shape[0]
-    axis = (torch.arange(side) + 0.5) / side * 2 - 1
+    axis = (torch.arange(side, dtype=torch.float64) + 0.5) / side * 2 - 1
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     density = field.activate_density(field.density).flatten().cpu().double()
-    opacity = -torch.expm1(-density * 2 / side)
-    return torch.where(opacity > SEEN, opacity, 0.0), torch.stack([x, y, z], dim=-1).reshape(-1, 3)
+    return -torch.expm1(-density * 2 / side), torch.stack([x, y, z], dim=-1).reshape(-1, 3)
 
 
-def total(mass: Tensor) -> Tensor:
-    """Sum that can be divided by."""
-    return mass.sum().clamp_min(1e-9)
+def share(mass: Tensor, some: Tensor) -> float:
+    """Of a mass, how much lies in some voxels; 0 where there is none at all."""
+    return float(mass[some].sum() / mass.sum().clamp_min(1e-9))
 
 
-def centre(points: Tensor, mass: Tensor) -> Tensor:
-    """Centre of mass, [3]."""
-    return (points.double() * mass[:, None]).sum(dim=0) / total(mass)
+def middle_of(opacity: Tensor, lens: tuple[float, float]) -> Tensor:
+    """Centroids of silhouettes [V, H, W], [V, 2] in world units at the distance of the box's middle.
+
+    Args:
+        lens: radius and FoV (degrees) of the cameras, which look at the box's middle.
+    """
+    radius, fov = lens
+    axes = [torch.linspace(-1, 1, n) * radius * math.tan(math.radians(fov) / 2) for n in opacity.shape[1:]]
+    total = opacity.sum(dim=(1, 2)).clamp_min(1e-9)
+    return (
+        torch.stack([(opacity.sum(dim=2) * axes[0]).sum(dim=1), (opacity.sum(dim=1) * axes[1]).sum(dim=1)], 1)
+        / total[:, None]
+    )

@@ -15,9 +15,11 @@ from ..cameras import name_directions, ring
 from ..config import TrainConfig
 from ..export.pictures import look
 from ..field import VoxelField
+from ..rendering import Rendering
 from ..scores.diffusers import DiffusersModel
 from ..scores.sampling import Sampler, sample
-from .stages import centre, half_done, mass_of, total
+from ..settings import sampling_guidance
+from .stages import SOLID, half_done, mass_of, middle_of, share
 
 LEVELS = (0.5, 1.0, 2.0, 4.0)  # sigmas at which a model judges
 
@@ -32,8 +34,8 @@ class UnknownScenes:
 
     labels: ClassVar = {"gain": "gain by the words, dB"}
     picture_label, recognisable = labels["gain"], 0.0
-    outside = "its largest piece"
-    exact = None
+    strays: ClassVar = {"solid": "solid mass apart from the largest piece", "offset": "offset of the centre"}
+    negligible = 0.05
 
     def __init__(self, model: DiffusersModel, config: TrainConfig, asked: str) -> None:
         self.model, self.config, self.asked = model, config, asked
@@ -50,18 +52,16 @@ class UnknownScenes:
         """See `Stage`."""
         return [self.asked] * 4
 
-    def disc(self) -> tuple[Tensor, str]:
-        """See `Stage`: flat, through the VAE for latents."""
-        side = self.model.size * self.model.upscale
-        axis = torch.linspace(-1, 1, side)
-        inside = (axis[:, None] ** 2 + axis**2).sqrt() < 0.5
-        picture = torch.where(inside, torch.tensor([1.0, 0.5, 0.0])[:, None, None], 0.5)
-        return self.model.encode_image(picture[None]).cpu(), "an orange disc"
+    def truth(self, x: Tensor, sigma: Tensor) -> Tensor | None:  # noqa: ARG002
+        """See `Stage`: nobody knows."""
+        return None
 
     def unfinished(self) -> tuple[Tensor, str]:
         """See `Stage`: a sample of the model's, blurred and dimmed."""
-        noise = torch.Generator().manual_seed(0)
-        return half_done(sample(self.model, [self.asked], Sampler(12), generator=noise).cpu()), self.asked
+        noise, guidance = torch.Generator().manual_seed(0), sampling_guidance(self.model)
+        return half_done(
+            sample(self.model, [self.asked], Sampler(12), guidance=guidance, generator=noise).cpu()
+        ), self.asked
 
     def judge(self, field: VoxelField, prompt: str) -> dict[str, Any]:
         """See `Stage`."""
@@ -74,14 +74,16 @@ class UnknownScenes:
 
     @torch.no_grad()
     def stray(self, field: VoxelField, prompt: str) -> dict[str, float]:  # noqa: ARG002 - its shape is not known
-        """See `Stage`: mass that does not hang together with most of it, and how far it is from the box's middle."""
+        """See `Stage`: what does not hang together with most of it; the middle of the silhouettes."""
         from scipy.ndimage import label
 
-        mass, points = mass_of(field)
-        pieces = torch.from_numpy(label((mass > 0).reshape(field.density.shape).numpy())[0]).flatten().long()
-        largest = torch.bincount(pieces, mass)[1:].argmax() + 1 if bool((mass > 0).any()) else 0
-        floating = mass[pieces != largest].sum() / total(mass)
-        return {"floaters": float(floating), "offset": float(centre(points, mass).norm())}
+        mass = mass_of(field)[0]
+        solid = mass.where(mass > SOLID, 0.0)
+        pieces = torch.from_numpy(label((solid > 0).reshape(field.density.shape).numpy())[0]).flatten().long()
+        largest = int(torch.bincount(pieces, solid)[1:].argmax()) + 1 if bool((solid > 0).any()) else 0
+        opacity = self._render(field).opacity.cpu()
+        offset = middle_of(opacity, self.config.cameras.lens).norm(dim=1).mean()
+        return {"solid": share(solid, pieces != largest), "offset": float(offset)}
 
     def faces(self, field: VoxelField, prompt: str) -> float:
         """See `Stage`: sides, of those with other words, where the model finds the front's words more likely."""
@@ -96,11 +98,14 @@ class UnknownScenes:
         """See `Stage`: as the model's decoder shows them."""
         return self.model.decode(self._features(field)).cpu()
 
-    @torch.no_grad()
     def _features(self, field: VoxelField) -> Tensor:
+        return self._render(field).features
+
+    @torch.no_grad()
+    def _render(self, field: VoxelField) -> Rendering:
         own = self.config.field
         plain = None if own.background == "texture" else own.background_colour
-        return look(field, self.cameras.to(field.box.device), (self.model.size,) * 2, plain).features
+        return look(field, self.cameras.to(field.box.device), (self.model.size,) * 2, plain)
 
     def _gain(self, x: Tensor, words: Tensor) -> float:
         """How much smaller words make the error of D, dB, mean over the levels."""

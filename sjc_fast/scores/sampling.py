@@ -33,7 +33,8 @@ class Sampler:
 
     def levels(self, sigmas: Tensor) -> Tensor:
         """Noise levels from the largest to 0, [steps + 1] (Eq. 5)."""
-        low, high = (self.low or float(sigmas[0])), (self.high or float(sigmas[-1]))
+        low = float(sigmas[0]) if self.low is None else self.low
+        high = float(sigmas[-1]) if self.high is None else self.high
         if self.steps < 1 or not 0 < low <= high:
             raise UserError(
                 f"sampling needs at least one step and 0 < low <= high, not {self.steps}, {low:g}, {high:g}"

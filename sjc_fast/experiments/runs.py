@@ -1,0 +1,66 @@
+"""3D runs of experiments: judged on the way, and kept, so that an experiment goes on where it was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .. import __version__
+from ..config import TrainConfig, digest, merge
+from ..field import VoxelField
+from ..trainer import Trainer
+from .frame import Context
+from .ledger import Rows
+
+
+def config_for(context: Context, prompt: str, seed: int, changes: dict[str, Any]) -> TrainConfig:
+    """The model's own settings with some changed."""
+    return merge(merge(context.base, {"prompt": prompt, "seed": seed}, "experiment"), changes, "experiment")
+
+
+def evaluations(config: TrainConfig) -> int:
+    """Pictures that the network sees in a run."""
+    return config.steps * config.views * config.noise_samples * (1 if config.guidance == 1 else 2)
+
+
+def steps_for(context: Context, noise_samples: int) -> int:
+    """Steps with so many noise samples (1, 2, 4 or 8) for as many evaluations as the model's own settings take.
+
+    These are rounded up to what 8 noise samples can take.
+    """
+    budget = -(-context.base.steps * context.base.noise_samples // 8) * 8
+    return budget // noise_samples
+
+
+def make(
+    context: Context,
+    config: TrainConfig,
+    marks: tuple[float, ...] = (),
+    look: Callable[[VoxelField], dict[str, Any]] = lambda _: {},
+) -> Rows:
+    """Run, and judge at the given shares of it and at its end; or take what an earlier run of the same kind left.
+
+    Args:
+        look: more figures of the field at the end.
+
+    Returns:
+        a row for every mark, the end last: evaluations so far and figures.
+    """
+    run = f"{digest(config)} {marks} {__version__}"
+    if run not in context.ledger.kept:
+        context.ledger.put(run, _make(context, config, marks, look))
+    return context.ledger.kept[run]
+
+
+def _make(
+    context: Context, config: TrainConfig, marks: tuple[float, ...], look: Callable[[VoxelField], dict[str, Any]]
+) -> Rows:
+    trainer = Trainer(config, context.model, context.device)
+    at = {max(1, round(m * config.steps)) for m in (*marks, 1.0)}
+    rows = []
+    for step in trainer.remaining():
+        if step in at:
+            done = evaluations(config) * step / config.steps
+            rows.append({"step": step, "evaluations": done, **context.stage.judge(trainer.field, config.prompt)})
+    rows[-1] |= look(trainer.field)
+    return rows

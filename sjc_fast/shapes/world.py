@@ -1,0 +1,108 @@
+"""The exact denoiser without words: the posterior mean over every scene that the embedded model was taught."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .dataset import direction_cameras, render_views
+from .exact import GREY, TINT
+from .objects import COLOURS, OBJECTS
+from .scenes import Layers
+
+
+class Group(NamedTuple):
+    """An object from one direction, in K combinations of colours."""
+
+    lit: Tensor  # [K, 3 pixels] float64: the object over nothing, in [-1, 1]
+    clear: Tensor  # [pixels]: where the background shows
+    prior: Tensor  # [K]: log probabilities, up to a constant of all groups
+
+
+class ExactWorld:
+    """Pictures ``lit + clear * b`` with every object, direction and colours, as often as in training.
+
+    As in `ExactScenes`, the plain background b is taken as a Gaussian of the same mean and covariance, so that
+    everything has a closed form.
+
+    Args:
+        names: objects to take in; default all.
+        directions: indices of the directions to take in; default all.
+    """
+
+    def __init__(self, names: tuple[str, ...] = tuple(OBJECTS), directions: slice = slice(None)) -> None:
+        self.views = {name: render_views(name, direction_cameras()[directions]) for name in names}
+
+    @torch.no_grad()
+    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Posterior mean of the clean picture.
+
+        Args:
+            x: noisy pictures, [B, 3, size, size].
+            sigma: noise levels, [B].
+
+        Returns:
+            Like `x`.
+        """
+        flat = x.double().flatten(1)
+        logits = [_log_densities(flat, sigma.double(), group) for group in self._groups()]
+        total = torch.cat(logits, dim=1).logsumexp(dim=1)
+        answer = torch.zeros_like(flat)
+        for group, logit in zip(self._groups(), logits, strict=True):
+            weight = (logit - total[:, None]).exp()
+            if float(weight.max()) > 1e-9:
+                means = weight[..., None] * _backgrounds(flat, sigma.double(), group)
+                shown = means.sum(dim=1)[..., None] * group.clear  # [B, 3, pixels]
+                answer += weight @ group.lit + shown.flatten(1)
+        return answer.reshape(x.shape).to(x)
+
+    def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Of noisy pictures, up to a constant of each sigma, [B] float64, with gradient."""
+        flat = x.double().flatten(1)
+        logits = [_log_densities(flat, sigma.double(), group) for group in self._groups()]
+        return torch.cat(logits, dim=1).logsumexp(dim=1)
+
+    def _groups(self) -> Iterator[Group]:
+        """Made when they are needed: all of them would take gigabytes."""
+        for name, layers in self.views.items():
+            thing = OBJECTS[name]
+            seconds = ["", *COLOURS] if thing.accent else [""]  # half of the pictures have a second colour
+            share = torch.tensor([0.5, *[0.5 / len(COLOURS)] * len(COLOURS)] if thing.accent else [1.0])
+            colours = torch.tensor([[c, thing.second(s)] for c in COLOURS.values() for s in seconds]).unbind(1)
+            for i in range(len(layers.coverage)):
+                view = Layers(*(getattr(layers, part)[i] for part in ("main", "accent", "fixed", "coverage")))
+                lit = (2 * view.lit(*colours) - view.coverage).double().flatten(1)
+                yield Group(lit, 1 - view.coverage.double().flatten(), share.double().log().repeat(len(COLOURS)))
+
+
+def _seen(x: Tensor, group: Group) -> tuple[Tensor, Tensor]:
+    """Least squares of the background, [B, K, 3], and the pixels that show it."""
+    pixels = group.clear.square().sum()
+    dots = [(t.unflatten(1, (3, -1)) * group.clear).sum(dim=2) / pixels for t in (x, group.lit)]
+    return dots[0][:, None] - dots[1], pixels
+
+
+def _backgrounds(x: Tensor, sigma: Tensor, group: Group) -> Tensor:
+    """Posterior means of the background, [B, K, 3]."""
+    seen, pixels = _seen(x, group)
+    noise = sigma[:, None, None] ** 2 / pixels
+    grey = seen.mean(dim=2, keepdim=True)
+    return grey * GREY / (GREY + noise) + (seen - grey) * TINT / (TINT + noise)
+
+
+def _log_densities(x: Tensor, sigma: Tensor, group: Group) -> Tensor:
+    """Joint log densities of noisy pictures and scenes, the background integrated out, [B, K]."""
+    seen, pixels = _seen(x, group)
+    variance = sigma[:, None] ** 2
+    apart = x.square().sum(dim=1, keepdim=True) - 2 * x @ group.lit.T + group.lit.square().sum(dim=1)
+    grey = seen.mean(dim=2).square() * 3
+    tint = seen.square().sum(dim=2) - grey
+    known, spread = torch.zeros(()), torch.zeros(())
+    for square, prior, count in ((grey, GREY, 1), (tint, TINT, 2)):
+        ratio = prior * pixels / variance
+        known = known + square * pixels * ratio / (1 + ratio)
+        spread = spread + count * torch.log1p(ratio)
+    return group.prior - (apart - known) / (2 * variance) - spread / 2
