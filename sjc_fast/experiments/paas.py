@@ -94,7 +94,7 @@ def _variances(context: Context, sigma: float) -> list[dict[str, Any]]:
             error = (scores.mean(dim=0) - pairs.mean(dim=0)).square().mean().sqrt()
             chance = (_variance(scores) / len(scores) + _variance(pairs) / len(pairs)) ** 0.5
             row = {"estimator": name, "sigma": sigma, "n": n, "variance": _variance(scores)}
-            rows.append(row | {"bias": float(error) / chance})
+            rows.append(row | {"bias": float(error) / max(chance, 1e-12)})
     return rows
 
 
