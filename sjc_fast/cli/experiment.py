@@ -69,13 +69,16 @@ def main(arguments: list[str]) -> None:
     prepare(folder / "probe")
     prepare(page)
     model = load_score_model(options.model, device, network_dtype(options.precision))
-    stage = choose_stage(model, scenes, base, options.prompt)
+    if options.prompt:
+        model.check_prompt(options.prompt)
+    stage = choose_stage(model, scenes, base, options.prompt, options.small)
     seeds = tuple(range(1 if options.small else options.seeds))
     for name in names:
         say(f"{name}: {EXPERIMENTS[name]}")
         ledger = Ledger(folder / f"{name}.runs.jsonl")
         about = (options.model, options.prompt, stage, base, device, seeds, options.small)
-        finding = run_of(name)(context := Context(model, *about, ledger, say))
+        context = Context(model, *about, ledger, say)
+        finding = run_of(name)(context)
         write(finding, name, context, folder)
         write_page(folder, page)
         say(f"  {finding.measured}\n  The claim {VERDICTS[finding.holds]}: {options.output / name}.png, .json")

@@ -74,12 +74,12 @@ def check_prompt(model: str, scenes: str, prompt: str) -> None:
         raise UserError(f'say what {model} should make, e.g. --prompt "a ripe strawberry"')
 
 
-def choose_stage(model: DiffusersModel, scenes: str, base: TrainConfig, prompt: str) -> Stage:
+def choose_stage(model: DiffusersModel, scenes: str, base: TrainConfig, prompt: str, small: bool) -> Stage:
     """Held against the truth where the model's scenes are known ("shapes"), else judged by the model itself."""
     from .known import KnownScenes
     from .unknown import UnknownScenes
 
-    return KnownScenes(prompt) if scenes == "shapes" else UnknownScenes(model, base, prompt)
+    return KnownScenes(prompt, small) if scenes == "shapes" else UnknownScenes(model, base, prompt)
 
 
 def half_done(x: Tensor) -> Tensor:
