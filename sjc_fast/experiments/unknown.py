@@ -58,10 +58,8 @@ class UnknownScenes:
 
     def unfinished(self) -> tuple[Tensor, str]:
         """See `Stage`: a sample of the model's, blurred and dimmed."""
-        noise, guidance = torch.Generator().manual_seed(0), sampling_guidance(self.model)
-        return half_done(
-            sample(self.model, [self.asked], Sampler(12), guidance=guidance, generator=noise).cpu()
-        ), self.asked
+        options = {"guidance": sampling_guidance(self.model), "generator": torch.Generator().manual_seed(0)}
+        return half_done(sample(self.model, [self.asked], Sampler(12), **options).cpu()), self.asked
 
     def judge(self, field: VoxelField, prompt: str) -> dict[str, Any]:
         """See `Stage`."""
