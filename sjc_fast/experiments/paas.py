@@ -33,13 +33,16 @@ def run(context: Context) -> Finding:
     context.say("  variances done")
     bias, identity = _biases(context), _identity()
     objects = _objects(context)
-    gain = less(*(values_of(objects, context.quality, variant=name) for name in ("Eq. 16, n=1", "Eq. 15, n=1")))
+    of = {name: values_of(objects, context.quality, variant=name) for name in variants()}
+    gain = less(of["Eq. 16, n=1"], of["Eq. 15, n=1"])
+    pairs, many = (less(of[f"antithetic, n={n}"], of["Eq. 16, n=1"]) for n in (2, 8))
     return Finding(
         "Averaging over noise gives a score at a clean rendering; subtracting the noise (Eq. 16) lowers its variance, "
         "and so helps (Eq. 13 to 18). Asked beside it: how near this is to the score at sqrt(2) sigma.",
         _measured(variance, bias, identity)
-        + f" In 3D at equal evaluations (table), Eq. 16 less Eq. 15, one noise sample, same seed: {told(gain, 2)} "
-        f"({context.label}).",
+        + f" In 3D at equal evaluations ({context.label}; table): Eq. 16 less Eq. 15, one noise sample, same seed, "
+        f"{told(gain, 2)}. Variance that is paid for with fewer steps: antithetic pairs less Eq. 16 with one sample, "
+        f"{told(pairs, 2)} with two samples, {told(many, 2)} with eight.",
         both(min(_ratio(variance, "Eq. 15", "Eq. 16", sigma) for sigma in SIGMAS) > 1, above(gain)),
         {"variance": variance, "bias": bias, "identity": identity, "objects": objects},
         lambda figure: _draw(figure, context, variance, bias, objects),
