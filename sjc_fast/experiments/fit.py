@@ -13,8 +13,6 @@ from ..shapes.photos import photograph
 from .frame import Context, Finding, table_of
 
 OBJECTS = (("mushroom", "red"), ("robot", "blue"))
-
-
 COARSE = "coarse to fine"
 
 

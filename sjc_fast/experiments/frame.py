@@ -146,7 +146,7 @@ def draw_intervals(ax: Any, rows: list[dict[str, Any]], key: str, label: str, by
         mean, half = interval(values)
         ax.plot(values, [i + 0.2] * len(values), ".", color=f"C{i}", alpha=0.4)
         ax.errorbar([mean], [i], xerr=[half if math.isfinite(half) else 0], fmt="s", ms=5, color=f"C{i}", capsize=3)
-    ax.set_yticks(range(len(names)), [name.replace(", ", ",\n") if len(name) > 20 else name for name in names])
+    ax.set_yticks(range(len(names)), [",\n".join(name.rsplit(", ", 1)) if len(name) > 20 else name for name in names])
     ax.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
     ax.grid(alpha=0.3, axis="x")
 

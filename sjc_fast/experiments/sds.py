@@ -58,7 +58,7 @@ def run(context: Context) -> Finding:
         both(above(over_sds, -limit), above(over_eq15)),
         {"rows": rows},
         lambda figure: _draw(figure, context, rows),
-        (9, 4.5),
+        (10, 5),
         table_of(ends, context.stage.labels),
     )
 
