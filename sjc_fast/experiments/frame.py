@@ -134,8 +134,12 @@ def table_of(rows: list[dict[str, Any]], columns: dict[str, str], by: str = "var
     table = []
     for name in dict.fromkeys(r[by] for r in rows):
         figures = {label: values_of(rows, key, **{by: name}) for key, label in columns.items()}
-        table.append({by: name} | {k: told(v, 2 if "dB" in k else 3) for k, v in figures.items() if v})
+        table.append({by: name} | {k: told(v, _digits(k, v)) for k, v in figures.items() if v})
     return table
+
+
+def _digits(label: str, values: list[float]) -> int:
+    return 2 if "dB" in label else 3 if max(map(abs, values)) < 10 else 0
 
 
 def draw_intervals(ax: Any, rows: list[dict[str, Any]], key: str, label: str, by: str = "variant") -> None:
