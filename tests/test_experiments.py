@@ -115,7 +115,7 @@ def test_variants_differ_and_take_as_many_evaluations(embedded, tmp_path):
 def test_finished_runs_are_not_made_again(embedded, tmp_path):
     where = context(embedded, tmp_path)
     config = config_for(where, "a red ball", 0, {"steps": 3, "field": {"resolution": 8}})
-    rows = make(where, config, (0.5,), lambda field: {"voxels": field.density.numel()})
+    rows = make(where, config, (0.5,), lambda field, _: {"voxels": field.density.numel()})
     assert [r["step"] for r in rows] == [2, 3]
     assert rows[-1]["voxels"] == 512
     with (tmp_path / "runs.jsonl").open("a") as file:

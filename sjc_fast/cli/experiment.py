@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..experiments import EXPERIMENTS
 from ..files import prepare
 from ..scores.load import EMBEDDED, folder_settings, load_score_model
-from ..settings import default_config, network_dtype, pick_device
+from ..settings import check_words, default_config, network_dtype, pick_device
 from . import check_limits, parse, say
 
 if TYPE_CHECKING:
@@ -66,11 +66,11 @@ def main(arguments: list[str]) -> None:
 
     check_prompt(options.model, scenes, options.prompt)
     base = _base(options)
+    if options.prompt:
+        check_words(replace(base, prompt=options.prompt))
     prepare(folder / "probe")
     prepare(page)
     model = load_score_model(options.model, device, network_dtype(options.precision))
-    if options.prompt:
-        model.check_prompt(options.prompt)
     stage = choose_stage(model, scenes, base, options.prompt, options.small)
     seeds = tuple(range(1 if options.small else options.seeds))
     for name in names:

@@ -8,11 +8,11 @@ from typing import Any
 import imageio.v3 as iio
 import torch
 
-from ..config import CameraConfig
+from ..config import CameraConfig, TrainConfig
 from ..export.pictures import to_bytes
 from ..field import VoxelField
 from .frame import Context, Finding, above, draw_intervals, less, table_of, told, values_of
-from .runs import config_for, make
+from .runs import make_each
 
 WORDS, NONE, BLENDED = "words", "no words", "blended words"
 ANYWHERE = ", cameras anywhere"
@@ -34,9 +34,8 @@ def run(context: Context) -> Finding:
     strips = {r["variant"]: strip for r in rows if (strip := r.pop("strip", ""))}
     of = {name: values_of(rows, "faces", variant=name) for name in table}
     more = less(of[NONE], of[WORDS])
-    fixed, blended = (next(v for k, v in of.items() if k.startswith(name)) for name in (WORDS, BLENDED))
-    if context.base.cameras.law == "directions":
-        fixed = of[WORDS + ANYWHERE]
+    where = ANYWHERE if WORDS + ANYWHERE in of else ""
+    fixed, blended = of[WORDS + where], of[BLENDED + where]
     return Finding(
         "View-dependent prompts mitigate the many-faces problem; without them every side becomes a front.",
         f"Share of the other sides that look more like the front than like themselves: {told(of[WORDS])} with "
@@ -52,16 +51,14 @@ def run(context: Context) -> Finding:
 
 def _objects(context: Context, name: str, cameras: dict[str, Any]) -> list[dict[str, Any]]:
     """One variant: every prompt with every seed; the first has a picture, too."""
-    rows: list[dict[str, Any]] = []
-    for prompt in context.stage.prompts("a blue snowman", "a green house", "a yellow duck"):
-        for seed in context.seeds:
+    prompts = context.stage.prompts("a blue snowman", "a green house", "a yellow duck")
 
-            def look(field: VoxelField, prompt: str = prompt, first: bool = not rows) -> dict[str, Any]:
-                strip = {"strip": _strip(context.stage.views(field))} if first else {}
-                return {"faces": context.stage.faces(field, prompt), **strip}
+    def look(field: VoxelField, config: TrainConfig) -> dict[str, Any]:
+        first = (config.prompt, config.seed) == (prompts[0], context.seeds[0])
+        strip = {"strip": _strip(context.stage.views(field))} if first else {}
+        return {"faces": context.stage.faces(field, config.prompt), **strip}
 
-            made = make(context, config_for(context, prompt, seed, {"cameras": cameras}), look=look)
-            rows.append({"variant": name, "prompt": prompt, "seed": seed, **made[-1]})
+    rows = [{"variant": name, **row} for row in make_each(context, prompts, {"cameras": cameras}, look)]
     context.say(f"  {name}: {told(values_of(rows, 'faces'))}")
     return rows
 

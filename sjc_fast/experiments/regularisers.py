@@ -6,7 +6,7 @@ from typing import Any
 
 from ..config import LossConfig
 from .frame import Context, Finding, above, draw_intervals, less, table_of, told, values_of
-from .runs import config_for, make
+from .runs import make_each
 
 OWN, NONE, EVEN, DEEP = "model's own", "no emptiness loss", "emptiness, no schedule", "centre depth 10"
 
@@ -54,12 +54,9 @@ def run(context: Context) -> Finding:
 
 def _objects(context: Context, name: str, losses: dict[str, Any]) -> list[dict[str, Any]]:
     """One variant: every prompt with every seed."""
-    rows = []
-    for prompt in context.stage.prompts("a red mushroom", "a blue snowman"):
-        for seed in context.seeds:
-            config = config_for(context, prompt, seed, {"losses": losses})
-            made = make(context, config, look=lambda field, prompt=prompt: context.stage.stray(field, prompt))
-            rows.append({"variant": name, "prompt": prompt, "seed": seed, **made[-1]})
+    prompts = context.stage.prompts("a red mushroom", "a blue snowman")
+    look = lambda field, config: context.stage.stray(field, config.prompt)  # noqa: E731
+    rows = [{"variant": name, **row} for row in make_each(context, prompts, {"losses": losses}, look)]
     context.say(f"  {name}: {told(values_of(rows, next(iter(context.stage.strays))))}")
     return rows
 

@@ -12,6 +12,8 @@ from ..trainer import Trainer
 from .frame import Context
 from .ledger import Rows
 
+Look = Callable[[VoxelField, TrainConfig], dict[str, Any]]
+
 
 def config_for(context: Context, prompt: str, seed: int, changes: dict[str, Any]) -> TrainConfig:
     """The model's own settings with some changed."""
@@ -36,12 +38,12 @@ def make(
     context: Context,
     config: TrainConfig,
     marks: tuple[float, ...] = (),
-    look: Callable[[VoxelField], dict[str, Any]] = lambda _: {},
+    look: Look = lambda *_: {},
 ) -> Rows:
     """Run, and judge at the given shares of it and at its end; or take what an earlier run of the same kind left.
 
     Args:
-        look: more figures of the field at the end.
+        look: gives more figures of the field at the end.
 
     Returns:
         a row for every mark, the end last: evaluations so far and figures.
@@ -52,9 +54,17 @@ def make(
     return context.ledger.kept[run]
 
 
-def _make(
-    context: Context, config: TrainConfig, marks: tuple[float, ...], look: Callable[[VoxelField], dict[str, Any]]
-) -> Rows:
+def make_each(context: Context, prompts: tuple[str, ...], changes: dict[str, Any], look: Look = lambda *_: {}) -> Rows:
+    """Every prompt with every seed, under the same changes: what `make` gives at the end, a row each."""
+    rows = []
+    for prompt in prompts:
+        for seed in context.seeds:
+            made = make(context, config_for(context, prompt, seed, changes), look=look)
+            rows.append({"prompt": prompt, "seed": seed, **made[-1]})
+    return rows
+
+
+def _make(context: Context, config: TrainConfig, marks: tuple[float, ...], look: Look) -> Rows:
     trainer = Trainer(config, context.model, context.device)
     at = {max(1, round(m * config.steps)) for m in (*marks, 1.0)}
     rows = []
@@ -62,5 +72,5 @@ def _make(
         if step in at:
             done = evaluations(config) * step / config.steps
             rows.append({"step": step, "evaluations": done, **context.stage.judge(trainer.field, config.prompt)})
-    rows[-1] |= look(trainer.field)
+    rows[-1] |= look(trainer.field, config)
     return rows

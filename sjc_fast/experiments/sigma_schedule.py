@@ -10,7 +10,7 @@ import torch
 from ..paas import paas_score, weigh
 from ..schedule import draw_sigmas
 from .frame import Context, Finding, above, both, draw_intervals, less, table_of, told, values_of
-from .runs import config_for, make
+from .runs import config_for, make_each
 
 MODES = ("random", "log-uniform", "annealed")
 RATE = 0.05  # of gradient ascent on a picture; falls to nothing
@@ -39,11 +39,8 @@ def run(context: Context) -> Finding:
 
 def _objects(context: Context, mode: str) -> list[dict[str, Any]]:
     """Every prompt with every seed."""
-    rows = []
-    for prompt in context.stage.prompts("a red mushroom", "a green house"):
-        for seed in context.seeds:
-            config = config_for(context, prompt, seed, {"score": {"sigma": {"mode": mode}}})
-            rows.append({"prompt": prompt, "mode": mode, "seed": seed, **make(context, config)[-1]})
+    prompts = context.stage.prompts("a red mushroom", "a green house")
+    rows = [{"mode": mode, **row} for row in make_each(context, prompts, {"score": {"sigma": {"mode": mode}}})]
     context.say(f"  {mode}: {told(values_of(rows, context.quality), 2)}")
     return rows
 

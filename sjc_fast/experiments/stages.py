@@ -110,7 +110,5 @@ def middle_of(opacity: Tensor, lens: tuple[float, float]) -> Tensor:
     radius, fov = lens
     axes = [torch.linspace(-1, 1, n) * radius * math.tan(math.radians(fov) / 2) for n in opacity.shape[1:]]
     total = opacity.sum(dim=(1, 2)).clamp_min(1e-9)
-    return (
-        torch.stack([(opacity.sum(dim=2) * axes[0]).sum(dim=1), (opacity.sum(dim=1) * axes[1]).sum(dim=1)], 1)
-        / total[:, None]
-    )
+    moments = [(opacity.sum(dim=2 - i) * axis).sum(dim=1) for i, axis in enumerate(axes)]
+    return torch.stack(moments, dim=1) / total[:, None]

@@ -15,6 +15,12 @@ from .prompts import VOCABULARY, read
 GREY, TINT = 3 * 0.84**2 / 3 + 0.16**2 / 3, 0.16**2 / 3
 
 
+def posterior_background(seen: Tensor, noise: Tensor) -> Tensor:
+    """Mean of a plain background given its least squares [..., 3] and their variance."""
+    grey = seen.mean(dim=-1, keepdim=True)
+    return grey * GREY / (GREY + noise) + (seen - grey) * TINT / (TINT + noise)
+
+
 class ExactScenes:
     """Denoiser of pictures of which everything is known but the plain background, as a `ScoreModel`.
 
@@ -60,8 +66,7 @@ class ExactScenes:
         pixels = clear.square().sum(dim=(2, 3))
         seen = ((x - lit) * clear).sum(dim=(2, 3)) / pixels  # least squares of the background, [B, 3]
         noise = sigma.to(x)[:, None] ** 2 / pixels
-        grey = seen.mean(dim=1, keepdim=True)
-        background = grey * GREY / (GREY + noise) + (seen - grey) * TINT / (TINT + noise)
+        background = posterior_background(seen, noise)
         return lit + clear * background[..., None, None]
 
     def decode(self, features: Tensor) -> Tensor:

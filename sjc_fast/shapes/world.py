@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .dataset import direction_cameras, render_views
-from .exact import GREY, TINT
+from .exact import GREY, TINT, posterior_background
 from .objects import COLOURS, OBJECTS
 from .scenes import Layers
 
@@ -48,7 +48,7 @@ class ExactWorld:
             Like `x`.
         """
         flat = x.double().flatten(1)
-        logits = [_log_densities(flat, sigma.double(), group) for group in self._groups()]
+        logits = self._logits(flat, sigma)
         total = torch.cat(logits, dim=1).logsumexp(dim=1)
         answer = torch.zeros_like(flat)
         for group, logit in zip(self._groups(), logits, strict=True):
@@ -61,9 +61,11 @@ class ExactWorld:
 
     def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Of noisy pictures, up to a constant of each sigma, [B] float64, with gradient."""
-        flat = x.double().flatten(1)
-        logits = [_log_densities(flat, sigma.double(), group) for group in self._groups()]
-        return torch.cat(logits, dim=1).logsumexp(dim=1)
+        return torch.cat(self._logits(x.double().flatten(1), sigma), dim=1).logsumexp(dim=1)
+
+    def _logits(self, flat: Tensor, sigma: Tensor) -> list[Tensor]:
+        """Joint log densities with every scene, [B, K] a group."""
+        return [_log_densities(flat, sigma.double(), group) for group in self._groups()]
 
     def _groups(self) -> Iterator[Group]:
         """Made when they are needed: all of them would take gigabytes."""
@@ -88,9 +90,7 @@ def _seen(x: Tensor, group: Group) -> tuple[Tensor, Tensor]:
 def _backgrounds(x: Tensor, sigma: Tensor, group: Group) -> Tensor:
     """Posterior means of the background, [B, K, 3]."""
     seen, pixels = _seen(x, group)
-    noise = sigma[:, None, None] ** 2 / pixels
-    grey = seen.mean(dim=2, keepdim=True)
-    return grey * GREY / (GREY + noise) + (seen - grey) * TINT / (TINT + noise)
+    return posterior_background(seen, sigma[:, None, None] ** 2 / pixels)
 
 
 def _log_densities(x: Tensor, sigma: Tensor, group: Group) -> Tensor:
