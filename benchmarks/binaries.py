@@ -29,7 +29,19 @@ TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump
 INTEGERS = {
     "height", "width", "depth", "grid_depth", "grid_height", "grid_width", "count", "rays", "samples", "copies",
 }  # fmt: skip
-FLOATS = {"density_shift", "step", "beta", "skip_below", "beta1", "beta2", "decay1", "decay2", "epsilon", "coefficient"}
+FLOATS = {
+    "density_shift",
+    "step",
+    "beta",
+    "skip_below",
+    "rest1",
+    "beta2",
+    "rest2",
+    "decay1",
+    "decay2",
+    "epsilon",
+    "coefficient",
+}
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,8 @@ def _update(
     with torch.cuda.device_of(param):
         update_kernel[(-(-param.numel() // BLOCK_SIZE),)](
             param, grad, first, second, param if copy is None else copy, param if bricks is None else bricks,
-            rate, step, param.numel(), beta1, beta2, -math.log(beta1), -math.log(beta2), epsilon, height, width,
+            rate, step, param.numel(), 1 - beta1, beta2, 1 - beta2, -math.log(beta1), -math.log(beta2), epsilon,
+            height, width,
             ADAM=adam, COPY=copy is not None, BRICKS=bricks is not None, **rows, BLOCK=BLOCK_SIZE,
             **(OPTIONS | {"num_warps": 4}),
         )  # fmt: skip

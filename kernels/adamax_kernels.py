@@ -23,8 +23,9 @@ def update_kernel(
     rate,  # [] learning rate
     step,  # [] number of this step, from 1
     count,
-    beta1,
+    rest1,  # 1 - beta1, from the host: float32 numbers near 1 lose what is left of 1
     beta2,
+    rest2,  # 1 - beta2
     decay1,  # -log(beta1)
     decay2,
     epsilon,
@@ -46,10 +47,10 @@ def update_kernel(
     m = tl.load(first + i, mask, other=0.0)
     v = tl.load(second + i, mask, other=0.0)
     taken = tl.load(step).to(tl.float32)
-    m += (g - m) * (1 - beta1)
+    m += (g - m) * rest1
     rate_now = tl.load(rate).to(tl.float32) / opacity_of(taken * decay1)  # lr / (1 - beta1^step)
     if ADAM:
-        v = v * beta2 + g * g * (1 - beta2)
+        v = v * beta2 + g * g * rest2
         change = m / (tl.sqrt_rn(v) / tl.sqrt_rn(opacity_of(taken * decay2)) + epsilon)
     else:
         v = tl.maximum(v * beta2, tl.abs(g) + epsilon)

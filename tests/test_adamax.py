@@ -44,9 +44,12 @@ def test_many_steps(step, kind, shape):
         theirs.step()
         step[kind](param, gradient, first, moment, torch.tensor(lr, device=DEVICE), torch.tensor(k, device=DEVICE))
         assert not bool(gradient.any())
-    torch.testing.assert_close(param, twin.detach(), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(first, theirs.state[twin]["exp_avg"], rtol=1e-5, atol=1e-9)
-    torch.testing.assert_close(moment, theirs.state[twin][second], rtol=1e-5, atol=1e-12)
+    # Twelve steps, each rounded a few times: a moment errs by 12 x 2 x 2^-24 = 1.4e-6 of its size (the mean of the
+    # gradient cancels, so of the gradients' size), a parameter by as much of its own. 1 - beta2 in float32 is off by
+    # 1.3e-5, and shows.
+    torch.testing.assert_close(param, twin.detach(), rtol=5e-6, atol=5e-6)
+    torch.testing.assert_close(first, theirs.state[twin]["exp_avg"], rtol=5e-6, atol=5e-6)
+    torch.testing.assert_close(moment, theirs.state[twin][second], rtol=5e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
@@ -58,7 +61,8 @@ def test_padded_gradient_and_half_precision_copy(step, kind):
     step["adamax"](param, gradient, torch.zeros_like(param), torch.zeros_like(param), lr, k, copy=copy)
     step["adamax"](expected, plain, torch.zeros_like(param), torch.zeros_like(param), lr, k)
     assert torch.equal(param, expected)
-    torch.testing.assert_close(copy[..., :3], param.to(kind))  # the interpreter cuts where the device rounds
+    apart = copy[..., :3].contiguous().view(torch.int16).int() - param.to(kind).view(torch.int16)
+    assert int(apart.abs().max()) <= 1  # units in the last place: the interpreter cuts where the device rounds
     assert bool((copy[..., 3] == 7).all())
     assert not bool(gradient[..., :3].any())
 

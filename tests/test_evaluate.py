@@ -48,7 +48,8 @@ def test_a_ball_of_the_true_size_is_judged_by_its_colour_and_a_smaller_one_by_it
     assert result.facing is None
     tangent = lambda r: r / (RADIUS**2 - r**2) ** 0.5  # noqa: E731
     smaller = judge(ball(0.5), "a blue ball", "reference")
-    assert smaller.iou == pytest.approx((tangent(0.5) / tangent(0.62)) ** 2, rel=0.02)
+    # The ball is made of voxels: half of one is 3% of its radius, and 6% of its silhouette.
+    assert smaller.iou == pytest.approx((tangent(0.5) / tangent(0.62)) ** 2, rel=0.06)
 
 
 def test_facing_is_told_from_front_and_back():

@@ -167,8 +167,9 @@ def test_a_shifted_object_is_off_by_its_shift(stage, unknown):
     eyes, axes = cameras.c2w[:, :3, 3], cameras.c2w[:, :3, :2]
     distance = eyes.norm(dim=1)
     depth = distance - (eyes / distance[:, None]) @ shift
-    expected = (axes.transpose(1, 2) @ shift).norm(dim=1) * distance / depth
-    assert after == pytest.approx(float(expected.mean()), rel=0.03)
+    # A ball's silhouette is an ellipse whose centre lies farther out than the ball's, by 1 / (1 - (radius / depth)^2).
+    expected = (axes.transpose(1, 2) @ shift).norm(dim=1) * distance / depth / (1 - (0.3 / depth) ** 2)
+    assert after == pytest.approx(float(expected.mean()), rel=0.05)  # it is made of voxels
 
 
 def test_floaters_of_an_unknown_object_are_what_does_not_hang_together(unknown):
@@ -240,11 +241,12 @@ def test_variances_are_what_the_formulas_say(tmp_path):
     where.stage.unfinished = lambda: (torch.zeros(1, 3, 8, 8), "")
     rows = paas._variances(where, sigma)
     kept = spread**2 / (spread**2 + sigma**2)  # of the noise in D
+    deviation = lambda n: (2 / ((512 // n - 1) * 192)) ** 0.5  # noqa: E731 - of a variance from so many numbers
     for r in rows:
         truth = {"Eq. 16": kept**2, "Eq. 15": (1 - kept) ** 2, "auto": 0.0, "antithetic": 0.0}[r["estimator"]]
         truth /= sigma**2 * r["n"]
         if truth:
-            assert r["variance"] == pytest.approx(truth, rel=0.25 if r["n"] > 16 else 0.1), r
+            assert r["variance"] == pytest.approx(truth, rel=10 * deviation(r["n"])), r
             assert r["bias"] < 1.5
         else:
             assert r["variance"] < 1e-12

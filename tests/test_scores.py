@@ -120,7 +120,8 @@ def test_pixel_model_without_vae_and_with_a_patch(tmp_path):
     with torch.no_grad():
         eps = unet.eval()(blocks, model.ticks(sigma), condition).sample
     eps = eps.reshape(2, 3, 2, 2, 16, 16).permute(0, 1, 4, 2, 5, 3).reshape(2, 3, 32, 32)
-    torch.testing.assert_close(model.denoise(x, sigma, condition), x - s * eps, atol=1e-5, rtol=1e-4)
+    # Two memory layouts of one network in float32 agree to some 1e-6 in eps, and sigma multiplies that by up to 5.
+    torch.testing.assert_close(model.denoise(x, sigma, condition), x - s * eps, atol=5e-5, rtol=1e-4)
 
 
 def test_unusable_folders(tmp_path):
