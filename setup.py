@@ -23,7 +23,7 @@ setup(
     package_data={
         "sjc_fast.shapes": ["weights/*", "weights/*/*"],
         "sjc_fast.kernels": ["csrc/*"],
-        "sjc_fast.export": ["templates/*"],
+        "sjc_fast.runs": ["templates/*"],
     },
     install_requires=[
         "torch>=2.11",

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sjc_fast.cameras import ring
 from sjc_fast.rendering import render
+from sjc_fast.rendering.checks import make_field
+from sjc_fast.scene.cameras import ring
 
-from .checks import make_field
 from .work import count_work
 
 CUDA = torch.cuda.is_available()

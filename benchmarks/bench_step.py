@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from sjc_fast import load_score_model
-from sjc_fast.config import merge
-from sjc_fast.settings import default_config
-from sjc_fast.trainer import Trainer
+from sjc_fast.runs.settings import default_config
+from sjc_fast.training.config import merge
+from sjc_fast.training.trainer import Trainer
 
 from .session import Session
 from .steps import stand_in, warmed

@@ -13,7 +13,7 @@ import triton.language as tl
 from sjc_fast.kernels.launch import OPTIONS
 from torch import Tensor
 
-from sjc_fast import graphs
+from sjc_fast.training import graphs
 
 FLUSH = 256 << 20  # bytes written before a cold timing: more than any L2 cache
 _INNER = 5  # replays between two events

@@ -16,7 +16,7 @@ from pathlib import Path
 import tyro
 
 from sjc_fast.cli.evaluate import PROMPTS, describe
-from sjc_fast.field import VoxelField
+from sjc_fast.scene.field import VoxelField
 from sjc_fast.shapes.truth import judge, mean
 
 from .report import save

@@ -36,9 +36,7 @@ from sjc_fast.kernels.paas import combine, perturb
 from sjc_fast.kernels.trilinear import trilinear_sample
 
 from sjc_fast.rendering import render
-from sjc_fast.rendering.fused import scene_of
-
-from .checks import (
+from sjc_fast.rendering.checks import (
     FEATURE_FLIP,
     GRADIENT,
     SMALL,
@@ -51,6 +49,8 @@ from .checks import (
     relative_rmse,
     run,
 )
+from sjc_fast.rendering.fused import scene_of
+
 from .device import capture, measure_rates
 from .report import RESULTS
 from .session import Session

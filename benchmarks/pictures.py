@@ -21,7 +21,7 @@ import tyro
 from sjc_fast import load_score_model, ring
 from sjc_fast.export.pictures import save_picture, take_pictures
 from sjc_fast.export.raycast import render_mesh
-from sjc_fast.run import display_background, open_run
+from sjc_fast.runs.folder import RunFolder
 from sjc_fast.viewer import view_run
 
 from .browser import chromium
@@ -47,8 +47,8 @@ def turntable(run: Path) -> None:
 
 def mesh(run: Path) -> None:
     """Four views of the volume, and under them the mesh's, from a GLB file that trimesh has read."""
-    config, field = open_run(run)
-    model, background = load_score_model(config.model), display_background(config)
+    config, field = RunFolder(run).load()
+    model, background = load_score_model(config.model), config.field.backdrop
     cameras = ring(4, 20, *config.cameras.lens, start=30)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "mesh.glb")
@@ -63,7 +63,7 @@ def mesh(run: Path) -> None:
 
 def pages(run: Path, browser: Any) -> None:
     """The live viewer as it looks during training, and the report."""
-    config, field = open_run(run)
+    config, field = RunFolder(run).load()
     viewer = view_run(config, field, load_score_model(config.model), port=PORT)
     try:
         page = browser.new_page(viewport={"width": 1000, "height": 560})

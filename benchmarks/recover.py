@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from sjc_fast.cameras import orbit, ring
-from sjc_fast.config import TrainConfig, merge
-from sjc_fast.directions import Direction
 from sjc_fast.rendering import render
+from sjc_fast.scene.cameras import orbit, ring
+from sjc_fast.scene.directions import Direction
 from sjc_fast.scores import MixtureModel
 from sjc_fast.shapes.dataset import FOV, RADIUS, render_views
-from sjc_fast.shapes.prompts import Asked
-from sjc_fast.trainer import Trainer
+from sjc_fast.shapes.prompts import ParsedPrompt
+from sjc_fast.training.config import TrainConfig, merge
+from sjc_fast.training.trainer import Trainer
 
 from .report import save
 
@@ -34,7 +34,8 @@ def training_directions(around: int, elevations: tuple[float, ...]) -> tuple[Dir
 
 def exact_pictures(name: str, colour: str, cameras: Any, size: int) -> torch.Tensor:
     """Exact pictures of a scene over the known background, [V, 3, size, size] in [-1, 1]."""
-    return render_views(name, cameras, size).paint(*Asked(name, colour).colours(), torch.tensor(BACKGROUND)) * 2 - 1
+    colours = ParsedPrompt(name, colour).colours()
+    return render_views(name, cameras, size).paint(*colours, torch.tensor(BACKGROUND)) * 2 - 1
 
 
 def recover(

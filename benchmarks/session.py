@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from sjc_fast.cameras import ring
+from sjc_fast.rendering.checks import make_field
+from sjc_fast.scene.cameras import ring
 
-from .checks import make_field
 from .device import Clock
 from .report import environment
 

@@ -26,13 +26,14 @@ from sjc_fast.kernels.paas import perturb
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sjc_fast import graphs, load_score_model
-from sjc_fast.config import TrainConfig, merge
+from sjc_fast import load_score_model
 from sjc_fast.rendering import render
+from sjc_fast.runs.settings import PRESETS, default_config
 from sjc_fast.scores.attention import use_attention, xformers_problem
 from sjc_fast.scores.diffusers import DiffusersModel
-from sjc_fast.settings import PRESETS, default_config
-from sjc_fast.trainer import Readout, Trainer
+from sjc_fast.training import graphs
+from sjc_fast.training.config import TrainConfig, merge
+from sjc_fast.training.trainer import Readout, Trainer
 
 from . import pipelines
 from .report import save
@@ -332,8 +333,8 @@ def end_to_end(s: Session) -> dict[str, Any]:
 
 def whole_run(model: str, steps: int, output: Path, began: float, small: bool) -> dict[str, Any]:
     """`train` in this process, and when its stages were reached, in seconds since the process was started."""
-    from sjc_fast.reporter import Reporter  # it needs packages that the other measurements do not
-    from sjc_fast.run import run as train
+    from sjc_fast.runs.reporter import Reporter
+    from sjc_fast.runs.run import run as train
 
     reached: dict[str, float] = {}
 

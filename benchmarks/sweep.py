@@ -12,11 +12,11 @@ from typing import Any
 import tyro
 
 from sjc_fast import load_score_model
-from sjc_fast.config import merge
 from sjc_fast.experiments.frame import interval
-from sjc_fast.settings import default_config
+from sjc_fast.runs.settings import default_config
 from sjc_fast.shapes.truth import judge
-from sjc_fast.trainer import Trainer
+from sjc_fast.training.config import merge
+from sjc_fast.training.trainer import Trainer
 
 from .report import RESULTS, save
 

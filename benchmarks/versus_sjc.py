@@ -23,12 +23,12 @@ import torch
 import tyro
 from torch import Tensor
 
-from sjc_fast.cameras import Cameras, ring
 from sjc_fast.errors import UserError
-from sjc_fast.field import VoxelField
 from sjc_fast.rendering import choose_backend, render
+from sjc_fast.rendering.checks import make_field, relative_rmse
+from sjc_fast.scene.cameras import Cameras, ring
+from sjc_fast.scene.field import VoxelField
 
-from .checks import make_field, relative_rmse
 from .report import save
 from .work import count_work, cpu_floors
 

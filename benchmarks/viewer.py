@@ -18,10 +18,10 @@ from pathlib import Path
 import tyro
 
 from sjc_fast import load_score_model
-from sjc_fast.config import merge
-from sjc_fast.reporter import Reporter
-from sjc_fast.settings import default_config
-from sjc_fast.trainer import Readout, Trainer
+from sjc_fast.runs.reporter import Reporter
+from sjc_fast.runs.settings import default_config
+from sjc_fast.training.config import merge
+from sjc_fast.training.trainer import Readout, Trainer
 from sjc_fast.viewer import ViewerReporter
 
 from .browser import chromium

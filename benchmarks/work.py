@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from sjc_fast.cameras import Cameras
-from sjc_fast.field import VoxelField
 from sjc_fast.rendering.rays import intersect_box
 from sjc_fast.rendering.reference import EARLY_STOP, GATE, normalise, sample_grid
+from sjc_fast.scene.cameras import Cameras
+from sjc_fast.scene.field import VoxelField
 
 UPDATE_BYTES = 4 * 4 + 4 * 4  # an optimiser step of one float32 number: four read, four written
 

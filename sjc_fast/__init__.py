@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import generate
-    from .cameras import Cameras, orbit, ring
     from .errors import UserError
-    from .field import VoxelField
     from .paas import paas_score
     from .rendering import Rendering, render
+    from .scene.cameras import Cameras, orbit, ring
+    from .scene.field import VoxelField
     from .scores import MixtureModel, ScoreModel, load_score_model
 
 __version__ = "0.1.0"
 
 _HOME = {
     "generate": "api",
-    "Cameras": "cameras",
-    "orbit": "cameras",
-    "ring": "cameras",
+    "Cameras": "scene.cameras",
+    "orbit": "scene.cameras",
+    "ring": "scene.cameras",
     "UserError": "errors",
-    "VoxelField": "field",
+    "VoxelField": "scene.field",
     "paas_score": "paas",
     "Rendering": "rendering",
     "render": "rendering",

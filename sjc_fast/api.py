@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .config import TrainConfig, merge
-from .reporter import Together
-from .run import Result, run
+from .runs.reporter import CompositeReporter
+from .runs.run import Result, run
+from .runs.settings import PRESETS, default_config, default_model, resumed_config
 from .scores.protocol import ScoreModel
-from .settings import PRESETS, default_config, default_model, resumed_config
+from .training.config import TrainConfig, merge
 
 
 def generate(
@@ -52,7 +52,7 @@ def generate(
             base = default_config(model, preset)
         where = {"output": str(output)} if output else {}
         config = merge(base, {"prompt": prompt, **where, **settings}, "generate")
-    from .cli.reporting import ProgressReporter, TensorBoardReporter
+    from .runs.trackers import ProgressReporter, TensorBoardReporter
 
     reporters = [TensorBoardReporter(), *([ProgressReporter()] if progress else [])]
-    return run(config, Together(reporters), ready)
+    return run(config, CompositeReporter(reporters), ready)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sjc_fast.cameras import Cameras
-from sjc_fast.field import VoxelField
+from sjc_fast.scene.cameras import Cameras
+from sjc_fast.scene.field import VoxelField
 
 DATA = Path(__file__).parent / "data"
 

@@ -8,7 +8,7 @@ from sjc_fast.kernels import adamax as module
 from sjc_fast.kernels.adamax import adam_step, adamax_step
 from sjc_fast.kernels.bricks import brick_maximum
 
-from benchmarks.checks import DEVICE
+from sjc_fast.rendering.checks import DEVICE
 
 KINDS = {"adamax": (torch.optim.Adamax, "exp_inf"), "adam": (torch.optim.Adam, "exp_avg_sq")}
 

@@ -12,9 +12,9 @@ import torch
 from sjc_fast.kernels.march import march_forward
 
 from benchmarks import gpu, pipelines, versus_sjc
-from benchmarks.checks import DEVICE, make_cameras, make_field, relative_rmse
 from benchmarks.steps import unet_flops
 from benchmarks.work import count_work, cpu_floors, floors
+from sjc_fast.rendering.checks import DEVICE, make_cameras, make_field, relative_rmse
 from sjc_fast.rendering.fused import scene_of
 
 ROOT = Path(__file__).parent.parent

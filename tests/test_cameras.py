@@ -7,7 +7,7 @@ import golden
 import pytest
 import torch
 
-from sjc_fast.cameras import (
+from sjc_fast.scene.cameras import (
     blend_directions,
     look_at,
     name_directions,
@@ -16,10 +16,10 @@ from sjc_fast.cameras import (
     sample_directions,
     sample_sphere,
 )
-from sjc_fast.config import CameraConfig
-from sjc_fast.directions import PAPER_DIRECTIONS, Direction
-from sjc_fast.schedule import draw_cameras
-from sjc_fast.steps import Conditions
+from sjc_fast.scene.directions import PAPER_DIRECTIONS, Direction
+from sjc_fast.training.config import CameraConfig
+from sjc_fast.training.schedule import draw_cameras
+from sjc_fast.training.steps import Conditions
 
 
 def test_front_camera_stands_at_minus_x_and_sees_plus_z_on_its_right():

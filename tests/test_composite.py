@@ -5,7 +5,7 @@ import torch
 from sjc_fast.kernels import composite as module
 from sjc_fast.kernels.composite import composite
 
-from benchmarks.checks import DEVICE, composite_plainly, relative_rmse
+from sjc_fast.rendering.checks import DEVICE, composite_plainly, relative_rmse
 
 pytestmark = pytest.mark.usefixtures("poison")
 

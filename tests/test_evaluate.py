@@ -10,12 +10,12 @@ import torch
 from sjc_fast import VoxelField
 from sjc_fast.cli import main
 from sjc_fast.cli.evaluate import PROMPTS
-from sjc_fast.schedule import plain_backgrounds
 from sjc_fast.shapes.dataset import RADIUS, direction_cameras, render_views
 from sjc_fast.shapes.exact import GREY, TINT, ExactScenes
 from sjc_fast.shapes.objects import COLOURS, OBJECTS
 from sjc_fast.shapes.prompts import caption
 from sjc_fast.shapes.truth import judge, mean, true_views
+from sjc_fast.training.schedule import plain_backgrounds
 
 COMMITTED = Path(__file__).parent.parent / "benchmarks" / "results" / "evaluation.json"
 

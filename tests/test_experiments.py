@@ -10,17 +10,18 @@ import torch
 from benchmarks import pipelines
 from sjc_fast import MixtureModel
 from sjc_fast.cli import main
-from sjc_fast.config import CameraConfig, LossConfig, digest
 from sjc_fast.experiments import EXPERIMENTS, janus, paas, regularisers, sds
-from sjc_fast.experiments.frame import Context, above, both, interval, less, told, values_of
+from sjc_fast.experiments.context import Context
 from sjc_fast.experiments.known import KnownScenes, true_picture
-from sjc_fast.experiments.ledger import Ledger
+from sjc_fast.experiments.run_cache import RunCache
 from sjc_fast.experiments.runs import config_for, evaluations, make, steps_for
+from sjc_fast.experiments.statistics import all_hold, format_ci, interval, mean_exceeds, paired_difference, values_of
 from sjc_fast.experiments.unknown import UnknownScenes
+from sjc_fast.runs.settings import default_config
 from sjc_fast.scores.load import load_score_model
-from sjc_fast.settings import default_config
 from sjc_fast.shapes.truth import held_out_cameras, judge, true_views
 from sjc_fast.shapes.world import ExactWorld
+from sjc_fast.training.config import CameraConfig, LossConfig, digest
 from tests.test_evaluate import ball
 
 CPU = torch.device("cpu")
@@ -44,8 +45,8 @@ def unknown(embedded):
 
 def context(model, path, **changes):
     base = default_config("shapes")
-    own = {"model": model, "name": "shapes", "prompt": "", "stage": KnownScenes(), "base": base, "device": CPU}
-    own |= {"seeds": (0, 1), "small": True, "ledger": Ledger(path / "runs.jsonl"), "say": print}
+    own = {"model": model, "name": "shapes", "prompt": "", "judge": KnownScenes(), "base": base, "device": CPU}
+    own |= {"seeds": (0, 1), "small": True, "run_cache": RunCache(path / "runs.jsonl"), "say": print}
     return Context(**(own | changes))
 
 
@@ -76,22 +77,22 @@ def test_intervals_are_over_seeds():
     mean, half = interval([1.0, 2.0, 3.0])
     assert mean == 2.0
     assert half == pytest.approx(4.303 / 3**0.5, rel=1e-3)  # Student's t with 2 degrees of freedom
-    assert told([1.0, 2.0, 3.0], 1) == "2.0 ± 2.5"
-    assert told([3.0], 1) == "3.0"  # which has none
+    assert format_ci([1.0, 2.0, 3.0], 1) == "2.0 ± 2.5"
+    assert format_ci([3.0], 1) == "3.0"  # which has none
     rows = [{"seed": s, "prompt": p, "x": 10 * s + p} for s in (1, 0) for p in (1, 3)]
     assert values_of(rows, "x") == [2, 12]
     assert values_of(rows, "x", prompt=3) == [3, 13]
-    assert less([3, 5], [1, 1]) == [2, 4]
+    assert paired_difference([3, 5], [1, 1]) == [2, 4]
 
 
 def test_verdicts_need_the_whole_interval():
-    assert above([1.0, 1.1, 1.2]) is True
-    assert above([-1.0, -1.1, -1.2]) is False
-    assert above([1.0, -1.1, 1.2]) is None
-    assert above([1.0]) is None
-    assert above([1.0, 1.1, 1.2], 2.0) is False
-    assert [both(True, x) for x in (True, None, False)] == [True, None, False]
-    assert both(None, False) is False
+    assert mean_exceeds([1.0, 1.1, 1.2]) is True
+    assert mean_exceeds([-1.0, -1.1, -1.2]) is False
+    assert mean_exceeds([1.0, -1.1, 1.2]) is None
+    assert mean_exceeds([1.0]) is None
+    assert mean_exceeds([1.0, 1.1, 1.2], 2.0) is False
+    assert [all_hold(True, x) for x in (True, None, False)] == [True, None, False]
+    assert all_hold(None, False) is False
 
 
 def test_variants_differ_and_take_as_many_evaluations(embedded, tmp_path):
@@ -150,12 +151,12 @@ def test_fog_is_mass_but_not_solid():
     assert foggy["haze"] > 0.2
 
 
-@pytest.mark.parametrize("stage", ["known", "unknown"])
-def test_a_shifted_object_is_off_by_its_shift(stage, unknown):
+@pytest.mark.parametrize("judge", ["known", "unknown"])
+def test_a_shifted_object_is_off_by_its_shift(judge, unknown):
     """As the cameras see it: the shifted centre in the picture's plane, nearer or farther by perspective."""
     field = ball(0.3)
     stray, cameras = KnownScenes().stray, held_out_cameras()
-    if stage == "unknown":
+    if judge == "unknown":
         stray, cameras = unknown.stray, unknown.cameras
     before = stray(field, "a blue ball")["offset"]
     with torch.no_grad():
@@ -238,7 +239,7 @@ def test_variances_are_what_the_formulas_say(tmp_path):
     spread, sigma = 0.5, 3.0
     model = MixtureModel(torch.zeros(1, 3, 8, 8), std=spread)
     where = context(model, tmp_path, small=False)
-    where.stage.unfinished = lambda: (torch.zeros(1, 3, 8, 8), "")
+    where.judge.unfinished = lambda: (torch.zeros(1, 3, 8, 8), "")
     rows = paas._variances(where, sigma)
     kept = spread**2 / (spread**2 + sigma**2)  # of the noise in D
     deviation = lambda n: (2 / ((512 // n - 1) * 192)) ** 0.5  # noqa: E731 - of a variance from so many numbers

@@ -10,10 +10,10 @@ import torch
 
 from sjc_fast import VoxelField
 from sjc_fast.cli import main
-from sjc_fast.fit import FitSettings, fit_steps, measure, refine
-from sjc_fast.photos import load_photos, save_photos
+from sjc_fast.scene.photos import load_photos, save_photos
 from sjc_fast.shapes.dataset import RADIUS
 from sjc_fast.shapes.photos import photograph
+from sjc_fast.training.fit import FitSettings, fit_steps, measure, refine
 
 DATA = Path(__file__).parent / "data" / "photos"
 

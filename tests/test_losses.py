@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sjc_fast.losses import centre_depth_loss, emptiness_weights, guarded_negative_log
+from sjc_fast.training.losses import centre_depth_loss, emptiness_weights, guarded_negative_log
 
 
 def test_emptiness_weights_change_exactly_where_the_fraction_says():

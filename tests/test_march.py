@@ -12,8 +12,9 @@ from sjc_fast.kernels.bricks import brick_maximum
 from sjc_fast.kernels.march import march, march_accumulate, march_forward, march_gradients, march_skip
 from sjc_fast.kernels.march_triton import split
 
-from benchmarks import checks
-from benchmarks.checks import (
+from sjc_fast import UserError
+from sjc_fast.rendering import checks, choose_backend, reference, render
+from sjc_fast.rendering.checks import (
     DEVICE,
     UNEVEN,
     assert_matches,
@@ -24,12 +25,10 @@ from benchmarks.checks import (
     relative_rmse,
     run,
 )
-from sjc_fast import UserError
-from sjc_fast.cameras import Cameras, orbit, ring
-from sjc_fast.field import VoxelField
-from sjc_fast.rendering import choose_backend, reference, render
 from sjc_fast.rendering.fused import scene_of
 from sjc_fast.rendering.reference import sample_grid
+from sjc_fast.scene.cameras import Cameras, orbit, ring
+from sjc_fast.scene.field import VoxelField
 
 pytestmark = pytest.mark.usefixtures("poison")
 

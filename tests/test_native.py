@@ -12,7 +12,7 @@ import torch
 from sjc_fast.kernels import native
 from sjc_fast.kernels.march import march_accumulate, march_forward
 
-from benchmarks.checks import assert_matches, make_cameras, make_field, run
+from sjc_fast.rendering.checks import assert_matches, make_cameras, make_field, run
 from sjc_fast.rendering.fused import march_settings, scene_of
 
 PROGRAM = Path(sys.executable).parent / "sjc-fast"

@@ -11,9 +11,9 @@ from sjc_fast.kernels.noise import normal, philox
 from sjc_fast.kernels.paas import PREDICTIONS, combine, perturb
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from benchmarks.checks import DEVICE
 from sjc_fast.paas import combine as plain_combine
 from sjc_fast.paas import draw_noise, noise_shape, weigh
+from sjc_fast.rendering.checks import DEVICE
 
 pytestmark = pytest.mark.usefixtures("poison")
 SEED, STEP = 0x9ABCDEF012345678, 41  # above 2^63, so that its sign as int64 matters

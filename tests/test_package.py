@@ -1,4 +1,4 @@
-"""The shape of the house: imports go down only, and the kernels' folder shadows nothing."""
+"""The shape of the house: imports go down the floors that docs/architecture.md draws, and nothing is shadowed."""
 
 import ast
 import importlib.util
@@ -12,91 +12,87 @@ import pytest
 import sjc_fast
 
 ROOT = Path(sjc_fast.__file__).parent
-KERNELS = Path(sjc_fast.__file__).parent.parent / "kernels"
-
-#: DESIGN section 4: a module may import only from its own floor or below.
+KERNELS = ROOT.parent / "kernels"
+DRAWING = (ROOT.parent / "docs" / "architecture.md").read_text().split("```text\n")[1].split("```")[0]
+#: Rooms by name, and how high they lie.
 FLOORS = {
-    "cli": 4,
-    "export": 4,
-    "experiments": 4,
-    "recipes": 4,
-    "fit": 3,
-    "run": 4,
-    "journal": 4,
-    "reporter": 4,
-    "viewer": 4,
-    "api": 4,
-    "settings": 4,
-    "trainer": 3,
-    "steps": 3,
-    "graphs": 3,
-    "schedule": 3,
-    "checkpoint": 3,
-    "config": 3,
-    "paas": 2,
-    "losses": 2,
-    "field": 1,
-    "cameras": 1,
-    "photos": 1,
-    "directions": 1,
-    "rendering": 1,
-    "scores": 1,
-    "kernels": 0,
-    "errors": 0,
-    "files": 0,
-    "tensors": 0,
-    "__version__": 0,
+    room.strip("/"): height for height, line in enumerate(reversed(DRAWING.splitlines())) for room in line.split()
 }
-BESIDE = {"shapes", "__init__"}  # the embedded model: the rest knows it as a folder
-MEASURES = {"cli/evaluate.py", "experiments"}  # but for what holds it against its own scenes
+FILES = [
+    p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py" and "kernels" not in p.relative_to(ROOT).parts
+]
+
+
+def module_of(path):
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imports(path):
-    """Absolute names of everything of ours that a file imports."""
-    package = ["sjc_fast", *path.relative_to(ROOT).parent.parts]
+    """Absolute names of everything of ours that a file imports, at its top or inside functions."""
+    package = module_of(path).split(".")[: None if path.name == "__init__.py" else -1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             name = ".".join([*base, *(node.module.split(".") if node.module else [])])
-            if name == "sjc_fast":
-                yield from (f"sjc_fast.{alias.name}" for alias in node.names)
-            elif name.startswith("sjc_fast."):
+            if name.split(".")[0] == "sjc_fast":
                 yield name
+                yield from (f"{name}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.startswith("sjc_fast."))
 
 
-def room(path):
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def room(module):
+    """None for the package itself, whose version anybody may read."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] != "__version__" else None
 
 
-FILES = [p for p in sorted(ROOT.rglob("*.py")) if room(p) not in BESIDE]
+def test_the_drawing_has_every_room_and_no_other():
+    folders = {p.parent.name for p in ROOT.glob("*/__init__.py")} | {"kernels"}
+    assert set(FLOORS) == folders | {p.stem for p in ROOT.glob("*.py") if p.stem != "__init__"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_go_down(path):
-    here = FLOORS[room(path)]
+    here = room(module_of(path))
     for name in imports(path):
-        there = name.split(".")[1]
-        if there == "shapes" and {str(path.relative_to(ROOT)), room(path)} & MEASURES:
-            continue
-        assert there in FLOORS, f"{path.name} imports {name}"
-        assert FLOORS[there] <= here, f"{path.name} (floor {here}) imports {name} (floor {FLOORS[there]})"
+        there = room(name)
+        assert there in (None, here) or FLOORS[there] < FLOORS[here], f"{path.name} imports {name}"
+
+
+def test_no_files_import_each_other_in_a_circle():
+    modules = {module_of(p): p for p in FILES}
+    needs = {m: {n for n in imports(p) if n in modules and n != m} for m, p in modules.items()}
+    done, way = set(), []
+
+    def visit(module):
+        assert module not in way, " imports ".join([*way, module])
+        if module not in done:
+            way.append(module)
+            for other in sorted(needs[module]):
+                # A package's first file may gather what lies in it.
+                if other != module.rpartition(".")[0]:
+                    visit(other)
+            done.add(way.pop())
+
+    for module in modules:
+        visit(module)
 
 
 def test_2d_and_3d_never_import_each_other():
+    assert FLOORS["scores"] == FLOORS["scene"]
     for path in FILES:
-        names = {name.split(".")[1] for name in imports(path)}
-        if room(path) == "scores":
-            assert not names & {"field", "cameras", "rendering"}
-        if room(path) in ("field", "cameras", "rendering"):
-            assert "scores" not in names
+        if room(module_of(path)) == "rendering":
+            assert not {room(n) for n in imports(path)} & {"scores"}, path
 
 
 def test_kernels_import_nothing_of_ours():
     for path in KERNELS.rglob("*.py"):
         assert not re.search(r"^\s*(import|from) sjc_fast", path.read_text(), re.MULTILINE)
-        assert not [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.level > 1]
+        depth = len(path.relative_to(KERNELS).parts)
+        above = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.level > depth]
+        assert not above, path
 
 
 def test_kernels_are_ours_and_shadow_nothing():

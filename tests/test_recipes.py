@@ -4,7 +4,7 @@ import pytest
 
 from sjc_fast.cli import main
 from sjc_fast.cli.train import read_options
-from sjc_fast.recipes import RECIPES
+from sjc_fast.runs.recipes import RECIPES
 
 
 def test_a_recipe_is_the_paper_with_its_changes():

@@ -6,12 +6,12 @@ import golden
 import pytest
 import torch
 
-from benchmarks.checks import make_wall, relative_rmse
 from sjc_fast import UserError
-from sjc_fast.cameras import Cameras, orbit, ring
-from sjc_fast.field import VoxelField, parameter_groups
 from sjc_fast.rendering import render
+from sjc_fast.rendering.checks import make_wall, relative_rmse
 from sjc_fast.rendering.rays import count_slots, intersect_box, sample_slots
+from sjc_fast.scene.cameras import Cameras, orbit, ring
+from sjc_fast.scene.field import VoxelField, parameter_groups
 
 
 @pytest.mark.parametrize("name", ["render_blob", "render_inside"])

@@ -11,9 +11,10 @@ from test_cli import sjc
 from test_run import SMALL
 
 from sjc_fast import UserError
-from sjc_fast.export.charts import line_chart
-from sjc_fast.export.report import write_gallery, write_report
-from sjc_fast.journal import Journal, read_metrics, read_record
+from sjc_fast.runs.charts import line_chart
+from sjc_fast.runs.folder import RunFolder
+from sjc_fast.runs.journal import Journal, read_metrics, read_record
+from sjc_fast.runs.report import write_gallery, write_report
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +56,11 @@ class Page(HTMLParser):
 
 
 def test_a_run_says_what_it_did(finished):
-    rows = read_metrics(finished)
+    rows = read_metrics(RunFolder(finished))
     assert [row["step"] for row in rows] == list(range(2, 25, 2))
     assert all(a["seconds"] <= b["seconds"] for a, b in itertools.pairwise(rows))
-    assert {"opacity", "emptiness", "score", "sigma"} <= rows[0].keys()
-    record = read_record(finished)
+    assert {"opacity", "emptiness", "update_rms", "sigma"} <= rows[0].keys()
+    record = read_record(RunFolder(finished))
     assert (record["status"], record["steps"]) == ("finished", 24)
     assert list(record["seconds"]) == ["loading", "training", "previews and checkpoints", "mesh and video"]
     assert all(seconds > 0 for seconds in record["seconds"].values())
@@ -86,13 +87,13 @@ def test_a_stopped_run_has_a_report_too(finished, tmp_path):
         (folder / name).unlink()
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     (folder / "metrics.jsonl").write_text("\n".join([*lines[:3], '{"step": 8, "opac']))
-    page = Page(write_report(folder).read_text())
+    page = Page(write_report(RunFolder(folder)).read_text())
     assert "The run is not finished." in page.text
-    assert [row["step"] for row in read_metrics(folder)] == [2, 4, 6]
+    assert [row["step"] for row in read_metrics(RunFolder(folder))] == [2, 4, 6]
 
 
 def test_a_resumed_journal_goes_on_from_its_checkpoint(tmp_path):
-    first = Journal(tmp_path, 100, 0)
+    first = Journal(RunFolder(tmp_path), 100, 0)
     first.phase("training")
     for step in (10, 20, 30):
         first.measured(step, {"opacity": 0.1})
@@ -104,19 +105,23 @@ def test_a_resumed_journal_goes_on_from_its_checkpoint(tmp_path):
 
     with pytest.raises(KeyError), first.ending(At(), KeyError):
         raise KeyError
-    assert read_record(tmp_path)["status"] == "stopped"
-    again = Journal(tmp_path, 100, 20)
+    assert read_record(RunFolder(tmp_path))["status"] == "stopped"
+    again = Journal(RunFolder(tmp_path), 100, 20)
     again.phase("training")
     again.measured(30, {"opacity": 0.2})
     with again.ending(At(), KeyError):
         pass
-    assert [(row["step"], row["opacity"]) for row in read_metrics(tmp_path)] == [(10, 0.1), (20, 0.1), (30, 0.2)]
+    assert [(row["step"], row["opacity"]) for row in read_metrics(RunFolder(tmp_path))] == [
+        (10, 0.1),
+        (20, 0.1),
+        (30, 0.2),
+    ]
     assert [p.name for p in (tmp_path / "timeline").iterdir()] == ["0000020.jpg"]
-    assert read_record(tmp_path)["status"] == "finished"
+    assert read_record(RunFolder(tmp_path))["status"] == "finished"
 
 
 def test_a_long_run_keeps_few_previews(tmp_path):
-    journal = Journal(tmp_path, 10_000, 0)
+    journal = Journal(RunFolder(tmp_path), 10_000, 0)
     for step in range(50, 10_001, 50):
         journal.preview(step, torch.zeros(3, 4, 8))
     kept = sorted(int(p.stem) for p in (tmp_path / "timeline").iterdir())

@@ -20,13 +20,14 @@ from test_cli import COMMAND, sjc
 
 import sjc_fast
 from benchmarks import pipelines
-from sjc_fast import UserError, VoxelField, run
-from sjc_fast.checkpoint import load_checkpoint
-from sjc_fast.cli.reporting import WandbReporter
-from sjc_fast.config import load_yaml, merge
-from sjc_fast.reporter import Reporter
-from sjc_fast.run import _make_free_folder
-from sjc_fast.settings import default_config
+from sjc_fast import UserError, VoxelField
+from sjc_fast.runs import run
+from sjc_fast.runs.folder import RunFolder
+from sjc_fast.runs.reporter import Reporter
+from sjc_fast.runs.settings import default_config
+from sjc_fast.runs.trackers import WandbReporter
+from sjc_fast.training.checkpoint import load_checkpoint
+from sjc_fast.training.config import load_yaml, merge
 
 SMALL = [
     "--field.resolution",
@@ -228,7 +229,7 @@ def test_no_space_left(tmp_path):
 
 
 def test_free_folder_names(tmp_path):
-    names = [_make_free_folder(p, tmp_path).name for p in ("A red, mushroom!", "a red mushroom", "../..")]
+    names = [RunFolder.first_free(p, tmp_path).path.name for p in ("A red, mushroom!", "a red mushroom", "../..")]
     assert names == ["a-red-mushroom", "a-red-mushroom-2", "run"]
 
 

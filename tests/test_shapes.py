@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 
 from sjc_fast import load_score_model, ring
-from sjc_fast.cameras import name_directions
+from sjc_fast.scene.cameras import name_directions
 from sjc_fast.scores.load import embedded_folder
 from sjc_fast.shapes import train as recipe
 from sjc_fast.shapes.dataset import FOV, RADIUS, SIZE, Pictures, direction_cameras, render_views

@@ -11,13 +11,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import pipelines
 from benchmarks.steps import StandIn
-from sjc_fast import VoxelField, graphs, load_score_model
-from sjc_fast.checkpoint import load_checkpoint, save_checkpoint
-from sjc_fast.config import TrainConfig, merge
-from sjc_fast.schedule import Row, Schedule
+from sjc_fast import VoxelField, load_score_model
 from sjc_fast.scores.protocol import NetworkModel
-from sjc_fast.steps import AutogradStep, Conditions, FusedStep
-from sjc_fast.trainer import Metrics, Readout, Trainer
+from sjc_fast.training import graphs
+from sjc_fast.training.checkpoint import load_checkpoint, save_checkpoint
+from sjc_fast.training.config import TrainConfig, merge
+from sjc_fast.training.schedule import Row, Schedule
+from sjc_fast.training.steps import AutogradStep, Conditions, FusedStep
+from sjc_fast.training.trainer import Metrics, Readout, Trainer
 
 
 @pytest.fixture(scope="module")

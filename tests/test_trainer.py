@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from sjc_fast import MixtureModel, UserError
-from sjc_fast import steps as steps_module
-from sjc_fast.checkpoint import load_checkpoint, save_checkpoint
-from sjc_fast.config import OptimizerConfig, SigmaConfig, TrainConfig, merge
 from sjc_fast.rendering.rays import count_slots
-from sjc_fast.schedule import Row, draw_sigmas, learning_rates
-from sjc_fast.trainer import Trainer
+from sjc_fast.training import steps as steps_module
+from sjc_fast.training.checkpoint import load_checkpoint, save_checkpoint
+from sjc_fast.training.config import OptimizerConfig, SigmaConfig, TrainConfig, merge
+from sjc_fast.training.schedule import Row, draw_sigmas, learning_rates
+from sjc_fast.training.trainer import Trainer
 
 
 def generator(seed=0):

@@ -6,7 +6,7 @@ from sjc_fast.kernels import trilinear
 from sjc_fast.kernels.trilinear import trilinear_sample
 from torch.nn.functional import grid_sample
 
-from benchmarks.checks import DEVICE
+from sjc_fast.rendering.checks import DEVICE
 
 pytestmark = pytest.mark.usefixtures("poison")
 

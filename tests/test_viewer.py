@@ -18,9 +18,9 @@ from test_cli import COMMAND, QUICK, sjc
 from test_export import WHITE, pixel_model, sphere
 
 from sjc_fast import UserError, ring
-from sjc_fast.config import merge, save_yaml
-from sjc_fast.run import FIELD
-from sjc_fast.settings import CONFIG, default_config
+from sjc_fast.runs.folder import RunFolder
+from sjc_fast.runs.settings import default_config
+from sjc_fast.training.config import merge, save_yaml
 from sjc_fast.viewer import Viewer, check_port
 from sjc_fast.viewer.optics import Pose, viser_pose
 from sjc_fast.viewer.server import _Sight
@@ -195,8 +195,10 @@ def test_a_run_is_watched_paused_and_stopped(browser, tmp_path):
 def test_a_finished_run_is_viewed(tmp_path):
     folder, port = tmp_path / "run", free_port()
     folder.mkdir()
-    save_yaml(merge(default_config("shapes"), {"prompt": "a red cube", "output": str(folder)}), folder / CONFIG)
-    sphere().save(folder / FIELD)
+    save_yaml(
+        merge(default_config("shapes"), {"prompt": "a red cube", "output": str(folder)}), RunFolder(folder).config
+    )
+    sphere().save(RunFolder(folder).field)
     command = [COMMAND, "view", str(folder), "--port", str(port)]
     options = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # A shell's background jobs have Ctrl-C ignored, and pass that on.

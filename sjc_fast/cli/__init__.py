@@ -13,6 +13,7 @@ import warnings
 from typing import TypeVar
 
 from ..errors import UserError
+from ..runs.console import silence
 
 #: Commands and what they do; each is a module of this package with a `main(arguments)`.
 COMMANDS = {
@@ -60,8 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("sjc-fast: stopped", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output went away, which is its right
-        _silence()
+    except BrokenPipeError:  # whoever read the output has stopped reading, as `head` does; the job is done
+        silence()
         sys.exit(0)
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
@@ -142,18 +143,6 @@ def _unbox(text: str) -> str:
         elif not line.startswith("╭"):
             words.append(inner)
     return " ".join(" ".join(words).split()) or "wrong options"
-
-
-def say(message: str) -> None:
-    """Print a line of a long job, which goes on when nobody reads any more."""
-    try:
-        print(message, flush=True)
-    except BrokenPipeError:
-        _silence()
-
-
-def _silence() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _interrupt(*_: object) -> None:

@@ -11,17 +11,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import TrainConfig, settings_of
 from ..errors import UserError
 from ..export.pictures import save_picture
-from ..files import atomic, prepare
+from ..runs.console import say
+from ..runs.settings import default_config, network_dtype, pick_device
 from ..scores.load import EMBEDDED, folder_settings, load_score_model
 from ..scores.protocol import ScoreModel
-from ..settings import default_config, network_dtype, pick_device
 from ..shapes.exact import ExactScenes
 from ..shapes.truth import Judgement, judge, mean, read_whole
-from ..trainer import Trainer
-from . import option_value, parse, say
+from ..storage.files import atomic, prepare
+from ..training.config import TrainConfig, settings_of
+from ..training.trainer import Trainer
+from . import option_value, parse
 from .train import config_of
 
 PROMPTS = (

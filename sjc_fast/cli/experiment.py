@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from ..config import LIMITS, TrainConfig
 from ..errors import UserError
 from ..experiments import EXPERIMENTS
-from ..files import prepare
+from ..runs.console import say
+from ..runs.settings import check_words, default_config, network_dtype, pick_device
 from ..scores.load import EMBEDDED, folder_settings, load_score_model
-from ..settings import check_words, default_config, network_dtype, pick_device
-from . import check_limits, parse, say
+from ..storage.files import prepare
+from ..training.config import LIMITS, TrainConfig
+from . import check_limits, parse
 
 if TYPE_CHECKING:
-    from ..experiments.frame import Context, Finding
+    from ..experiments.context import Context
+    from ..experiments.report import Finding
 
 
 @dataclass
@@ -60,9 +62,10 @@ def main(arguments: list[str]) -> None:
     scenes = folder_settings(options.model).scenes
     folder = options.output.resolve()
     page = folder.with_name(f"{folder.name}.md")
-    from ..experiments.frame import VERDICTS, Context, write, write_page
-    from ..experiments.ledger import Ledger
-    from ..experiments.stages import check_prompt, choose_stage
+    from ..experiments.context import Context, choose_judge
+    from ..experiments.judges import check_prompt
+    from ..experiments.report import VERDICTS, write, write_page
+    from ..experiments.run_cache import RunCache
 
     check_prompt(options.model, scenes, options.prompt)
     base = _base(options)
@@ -71,13 +74,13 @@ def main(arguments: list[str]) -> None:
     prepare(folder / "probe")
     prepare(page)
     model = load_score_model(options.model, device, network_dtype(options.precision))
-    stage = choose_stage(model, scenes, base, options.prompt, options.small)
+    judge = choose_judge(model, scenes, base, options.prompt, options.small)
     seeds = tuple(range(1 if options.small else options.seeds))
     for name in names:
         say(f"{name}: {EXPERIMENTS[name]}")
-        ledger = Ledger(folder / f"{name}.runs.jsonl")
-        about = (options.model, options.prompt, stage, base, device, seeds, options.small)
-        context = Context(model, *about, ledger, say)
+        run_cache = RunCache(folder / f"{name}.runs.jsonl")
+        about = (options.model, options.prompt, judge, base, device, seeds, options.small)
+        context = Context(model, *about, run_cache, say)
         finding = run_of(name)(context)
         write(finding, name, context, folder)
         write_page(folder, page)

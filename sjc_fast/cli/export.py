@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 import tyro
 
 from ..errors import UserError
-from ..files import prepare
-from ..run import display_background, open_run
+from ..runs.folder import RunFolder
+from ..runs.settings import pick_device
 from ..scores.load import load_score_model
-from ..settings import pick_device
+from ..storage.files import prepare
 from . import check_limits, parse
 
 
@@ -42,9 +42,9 @@ class ExportOptions:
 def main(arguments: list[str]) -> None:
     """Extract, colour, write, and say how good it is."""
     options = parse(ExportOptions, arguments, "export")
-    output = options.output or options.run / f"mesh.{options.format}"
+    output = options.output or RunFolder(options.run).mesh(options.format)
     _check(options, output)
-    config, field = open_run(options.run)
+    config, field = RunFolder(options.run).load()
     device = pick_device(options.device)
     prepare(output)
     from ..export.mesh import save_mesh
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
         field,
         model,
         *config.cameras.lens,
-        display_background(config),
+        config.field.backdrop,
         size=max(options.size, model.size * model.upscale),
         iso=options.iso,
         faces=options.faces,

@@ -11,16 +11,18 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from ..config import TrainConfig, merge, save_yaml
 from ..errors import UserError
 from ..export.pictures import save_picture
-from ..files import prepare
-from ..fit import FitSettings, fit_steps, measure
-from ..photos import Photos, load_photos
-from ..run import FIELD, check_early
+from ..runs.console import say
+from ..runs.folder import RunFolder
+from ..runs.run import check_early
+from ..runs.settings import pick_device
+from ..scene.photos import Photos, load_photos
 from ..scores.load import EMBEDDED
-from ..settings import CONFIG, pick_device
-from . import check_limits, parse, say
+from ..storage.files import prepare
+from ..training.config import TrainConfig, merge, save_yaml
+from ..training.fit import FitSettings, fit_steps, measure
+from . import check_limits, parse
 
 
 @dataclass
@@ -48,9 +50,10 @@ def main(arguments: list[str]) -> None:
     device = pick_device(options.device)
     train, test = load_photos(options.data, options.size)
     output = options.output or Path("runs") / options.data.resolve().name
+    files = RunFolder(output)
     config = _config(options, test)
     check_early(replace(config, output=output))
-    prepare(output / FIELD)
+    prepare(files.field)
     settings = FitSettings(**{f.name: getattr(options, f.name) for f in fields(FitSettings)})
     started = time.monotonic()
     total = len(settings.resolutions) * settings.steps
@@ -59,10 +62,10 @@ def main(arguments: list[str]) -> None:
     psnr, views = measure(field, test, settings.backend)
     if not bool(psnr.isfinite().all()):
         raise UserError(f"the fit came to no numbers: lower --lr {options.lr:g}")
-    field.save(output / FIELD)
-    save_yaml(config, output / CONFIG)
+    field.save(files.field)
+    save_yaml(config, files.config)
     shown = [torch.cat(list(x[:8]), dim=-1) for x in (views, test.over(torch.ones(3)))]
-    save_picture(torch.cat(shown, dim=-2), output / "held-out.png")
+    save_picture(torch.cat(shown, dim=-2), files.held_out)
     worst = f"{float(psnr.min()):.1f} at worst"
     say(f"{len(test.pictures)} held-out photographs: PSNR {float(psnr.mean()):.1f} dB ({worst})")
     say(f"done in {time.monotonic() - started:.0f} s: {output}")

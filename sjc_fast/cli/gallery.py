@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from ..errors import UserError
-from ..files import prepare
+from ..storage.files import prepare
 from . import parse
 
 
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
         raise UserError("gallery: name at least one run folder, e.g. sjc-fast gallery runs/*")
     if options.output.suffix != ".html":
         raise UserError(f"--output {options.output}: give a name that ends in .html")
-    from ..export.report import write_gallery
+    from ..runs.report import write_gallery
 
     prepare(options.output)
     print(write_gallery(options.runs, options.output, options.title))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..scores.load import EMBEDDED, STABLE_DIFFUSION, embedded_folder
-from ..scores.parts import FolderSettings
+from ..scores.loading import FolderSettings
 from . import parse
 
 

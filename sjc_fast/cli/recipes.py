@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..recipes import RECIPES
+from ..runs.recipes import RECIPES
 from . import parse
 
 

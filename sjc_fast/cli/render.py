@@ -11,16 +11,16 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from ..cameras import Cameras
-from ..config import TrainConfig
 from ..errors import UserError
 from ..export.paths import load_path, spiral
 from ..export.pictures import contact_sheet, save_picture, take_pictures
 from ..export.video import find_ffmpeg, frames_of, save_gif, save_video
-from ..files import prepare
-from ..run import display_background, open_run, orbit_cameras
+from ..runs.folder import RunFolder
+from ..runs.settings import pick_device
+from ..scene.cameras import Cameras, ring
 from ..scores.load import load_score_model
-from ..settings import pick_device
+from ..storage.files import prepare
+from ..training.config import TrainConfig
 from . import check_limits, parse
 
 VIDEOS = {".mp4": save_video, ".gif": save_gif}
@@ -58,16 +58,16 @@ class RenderOptions:
 def main(arguments: list[str]) -> None:
     """Render and say where."""
     options = parse(RenderOptions, arguments, "render")
-    output = options.output or options.run / "views.png"
+    output = options.output or RunFolder(options.run).views
     _check(options, output)
-    config, field = open_run(options.run)
+    config, field = RunFolder(options.run).load()
     cameras = _cameras(options, config, output.suffix in VIDEOS)
     prepare(output)
     if output.suffix in VIDEOS:
         find_ffmpeg()  # before the work
     device = pick_device(options.device)
     model, field, cameras = load_score_model(config.model, device), field.to(device), cameras.to(device)
-    look = {"size": (options.height or options.size, options.size), "background": display_background(config)}
+    look = {"size": (options.height or options.size, options.size), "background": config.field.backdrop}
     look |= {"backend": options.backend, "rays": options.supersample}
     if output.suffix in VIDEOS:
         frames = frames_of(field, model, cameras, depth=bool(options.depth), **look)
@@ -87,9 +87,9 @@ def _counted(frames: Any, total: int | None = None) -> tqdm:
 
 def _cameras(options: RenderOptions, config: TrainConfig, video: bool) -> Cameras:
     if not video:
-        return orbit_cameras(config, options.views, options.elevation)
+        return ring(options.views, options.elevation, *config.cameras.lens)
     if options.path == "turntable":
-        return orbit_cameras(config, options.frames, options.elevation)
+        return ring(options.frames, options.elevation, *config.cameras.lens)
     if options.path == "spiral":
         return spiral(options.frames, *config.cameras.lens)
     return load_path(Path(options.path), options.frames, *config.cameras.lens)

@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..export.pictures import save_picture
-from ..files import prepare
+from ..runs.settings import default_model, network_dtype, pick_device, sampling_guidance
 from ..scores.load import load_score_model
 from ..scores.sampling import Sampler, sample_steps
-from ..settings import default_model, network_dtype, pick_device, sampling_guidance
+from ..storage.files import prepare
 from . import check_limits, parse
 
 

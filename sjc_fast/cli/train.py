@@ -8,13 +8,15 @@ import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from ..config import TrainConfig, merge
-from ..recipes import find_recipe
-from ..reporter import Reporter, Together
-from ..run import FIELD, Interrupted, run
-from ..settings import default_config, default_model, resumed_config
-from . import option_value, parse, say
-from .reporting import ProgressReporter, TensorBoardReporter, WandbReporter
+from ..runs.console import ProgressReporter, say
+from ..runs.folder import RunFolder
+from ..runs.recipes import find_recipe
+from ..runs.reporter import CompositeReporter, Reporter
+from ..runs.run import Interrupted, run
+from ..runs.settings import default_config, default_model, resumed_config
+from ..runs.trackers import TensorBoardReporter, WandbReporter
+from ..training.config import TrainConfig, merge
+from . import option_value, parse
 
 
 @dataclass
@@ -42,12 +44,11 @@ def main(arguments: list[str]) -> None:
         print(f"stopped; continue with: sjc-fast train --resume {shlex.quote(str(stop.folder))}", file=sys.stderr)
         sys.exit(130)
     say(f"done in {time.monotonic() - started:.0f} s: {result.folder}")
-    for path in sorted(result.folder.iterdir()):
-        if path.suffix in (".mp4", ".ply", ".png") or path.name == FIELD:
-            say(f"  {path}")
+    for path in RunFolder(result.folder).results():
+        say(f"  {path}")
 
 
-def reporters(options: TrainOptions) -> Together:
+def reporters(options: TrainOptions) -> CompositeReporter:
     """Who hears of the run.
 
     Raises:
@@ -60,7 +61,7 @@ def reporters(options: TrainOptions) -> Together:
         found.append(ViewerReporter(options.viewer_host, options.viewer_port, say))
     if options.wandb:
         found.append(WandbReporter(options.wandb))
-    return Together(found)
+    return CompositeReporter(found)
 
 
 def config_of(options: TrainConfig) -> TrainConfig:

@@ -10,10 +10,11 @@ from typing import Annotated
 import tyro
 
 from ..errors import UserError
-from ..run import CHECKPOINT, FIELD, open_run
+from ..runs.console import say
+from ..runs.folder import RunFolder
+from ..runs.settings import pick_device
 from ..scores.load import load_score_model
-from ..settings import pick_device
-from . import parse, say
+from . import parse
 
 
 @dataclass
@@ -35,24 +36,20 @@ def main(arguments: list[str]) -> None:
     from ..viewer import check_port, view_run
 
     check_port(options.host, options.port)
-    config, field = open_run(options.run)
+    folder = RunFolder(options.run)
+    config, field = folder.load()
     device = pick_device(options.device)
     model, where = load_score_model(config.model, device), {"host": options.host, "port": options.port}
     viewer = view_run(config, field.to(device), model, backend=options.backend, **where)
     say(f"{viewer.address} (stop with Ctrl-C)")
     try:
-        seen = _age(options.run)
+        seen = folder.age()
         while True:
             time.sleep(0.5)
-            if (now := _age(options.run)) != seen:
+            if (now := folder.age()) != seen:
                 seen = now
-                viewer.show(open_run(options.run)[1].to(device))
+                viewer.show(folder.load()[1].to(device))
     except UserError as error:
         raise UserError(f"the run has gone: {error}") from None
     finally:
         viewer.close()
-
-
-def _age(folder: Path) -> float:
-    """When the newest of field and checkpoint was written."""
-    return max((p.stat().st_mtime for p in (folder / FIELD, folder / CHECKPOINT) if p.exists()), default=0.0)

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
-from ..fit import FitSettings, fit_steps, measure
 from ..shapes.photos import photograph
-from .frame import Context, Finding, table_of
+from ..training.fit import FitSettings, fit_steps, measure
+from .context import Context
+from .report import Finding
+from .statistics import table_of
 
 OBJECTS = (("mushroom", "red"), ("robot", "blue"))
 COARSE = "coarse to fine"

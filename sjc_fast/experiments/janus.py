@@ -8,11 +8,13 @@ from typing import Any
 import imageio.v3 as iio
 import torch
 
-from ..config import CameraConfig, TrainConfig
 from ..export.pictures import to_bytes
-from ..field import VoxelField
-from .frame import Context, Finding, above, draw_intervals, less, table_of, told, values_of
+from ..scene.field import VoxelField
+from ..training.config import CameraConfig, TrainConfig
+from .context import Context
+from .report import Finding, draw_intervals
 from .runs import make_each
+from .statistics import format_ci, mean_exceeds, paired_difference, table_of, values_of
 
 WORDS, NONE, BLENDED = "words", "no words", "blended words"
 ANYWHERE = ", cameras anywhere"
@@ -33,33 +35,34 @@ def run(context: Context) -> Finding:
     rows = [row for name, cameras in table.items() for row in _objects(context, name, cameras)]
     strips = {r["variant"]: strip for r in rows if (strip := r.pop("strip", ""))}
     of = {name: values_of(rows, "faces", variant=name) for name in table}
-    more = less(of[NONE], of[WORDS])
+    more = paired_difference(of[NONE], of[WORDS])
     where = ANYWHERE if WORDS + ANYWHERE in of else ""
     fixed, blended = of[WORDS + where], of[BLENDED + where]
     return Finding(
         "View-dependent prompts mitigate the many-faces problem; without them every side becomes a front.",
-        f"Share of the other sides that look more like the front than like themselves: {told(of[WORDS])} with "
-        f"direction words, {told(of[NONE])} without (difference {told(more)}). Words blended between "
-        f"directions, from the same cameras: {told(blended)}, against {told(fixed)} with the nearest direction's.",
-        above(more),
+        f"Share of the other sides that look more like the front than like themselves: {format_ci(of[WORDS])} with "
+        f"direction words, {format_ci(of[NONE])} without (difference {format_ci(more)}). Words blended between "
+        f"directions, from the same cameras: {format_ci(blended)}, against {format_ci(fixed)} with the nearest "
+        "direction's.",
+        mean_exceeds(more),
         {"rows": rows},
         lambda figure: _draw(figure, rows, strips),
         (11, 5),
-        table_of(rows, {"faces": "sides like the front", "facing": "front and back right", **context.stage.labels}),
+        table_of(rows, {"faces": "sides like the front", "facing": "front and back right", **context.judge.labels}),
     )
 
 
 def _objects(context: Context, name: str, cameras: dict[str, Any]) -> list[dict[str, Any]]:
     """One variant: every prompt with every seed; the first has a picture, too."""
-    prompts = context.stage.prompts("a blue snowman", "a green house", "a yellow duck")
+    prompts = context.judge.prompts("a blue snowman", "a green house", "a yellow duck")
 
     def look(field: VoxelField, config: TrainConfig) -> dict[str, Any]:
         first = (config.prompt, config.seed) == (prompts[0], context.seeds[0])
-        strip = {"strip": _strip(context.stage.views(field))} if first else {}
-        return {"faces": context.stage.faces(field, config.prompt), **strip}
+        strip = {"strip": _strip(context.judge.views(field))} if first else {}
+        return {"faces": context.judge.faces(field, config.prompt), **strip}
 
     rows = [{"variant": name, **row} for row in make_each(context, prompts, {"cameras": cameras}, look)]
-    context.say(f"  {name}: {told(values_of(rows, 'faces'))}")
+    context.say(f"  {name}: {format_ci(values_of(rows, 'faces'))}")
     return rows
 
 

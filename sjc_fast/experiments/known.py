@@ -9,21 +9,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..field import VoxelField
+from ..scene.field import VoxelField
 from ..shapes.dataset import FOV, RADIUS, direction_cameras, render_views
 from ..shapes.objects import OBJECTS
 from ..shapes.prompts import DIRECTIONS, read
 from ..shapes.scenes import Layers
 from ..shapes.truth import around_cameras, held_out_cameras, judge, true_views, views_of
 from ..shapes.world import ExactWorld
-from .stages import SOLID, half_done, mass_of, middle_of, share
+from .judges import SOLID, half_done, mass_of, middle_of, share
 
 GREY = torch.full((3,), 0.5)
 MARGIN = 0.06  # beyond the true surface, so that what is merely soft is no floater; voxels are 2 / 48 wide
 
 
 class KnownScenes:
-    """See `Stage`.
+    """See `Judge`.
 
     Args:
         asked: what to make, "" for the experiments' own choices.
@@ -44,30 +44,30 @@ class KnownScenes:
         self.asked, self.small = asked, small
 
     def prompts(self, *known: str) -> tuple[str, ...]:
-        """See `Stage`."""
+        """See `Judge`."""
         return (self.asked,) if self.asked else known
 
     def captions(self) -> list[str]:
-        """See `Stage`."""
+        """See `Judge`."""
         views = "front", "front left", "left", "front right"
         things = self.prompts("a red mushroom", "a green house", "a yellow duck", "a blue car") * 4
         return [f"{view} view of {thing}" for view, thing in zip(views, things, strict=False)]
 
     def truth(self, x: Tensor, sigma: Tensor) -> Tensor | None:
-        """See `Stage`: the posterior mean over every known scene."""
+        """See `Judge`: the posterior mean over every known scene."""
         return exact_world(self.small).denoise(x.cpu(), sigma.cpu())
 
     def unfinished(self) -> tuple[Tensor, str]:
-        """See `Stage`: the true picture, blurred and dimmed, over grey."""
+        """See `Judge`: the true picture, blurred and dimmed, over grey."""
         caption = self.captions()[1] if self.asked else "front left view of a red mushroom"
         return half_done(true_picture(caption)), caption
 
     def judge(self, field: VoxelField, prompt: str) -> dict[str, Any]:
-        """See `Stage`."""
+        """See `Judge`."""
         return judge(field, prompt).figures()
 
     def judge_picture(self, x: Tensor, caption: str) -> float:
-        """See `Stage`: PSNR where no background shows, which may be any; without direction, from the nearest one."""
+        """See `Judge`: PSNR where no background shows, which may be any; without direction, from the nearest one."""
         asked, best = read(caption), -math.inf
         for view in range(len(DIRECTIONS)) if asked.direction is None else [asked.direction]:
             layers = _layers(asked.name, view)
@@ -78,7 +78,7 @@ class KnownScenes:
 
     @torch.no_grad()
     def stray(self, field: VoxelField, prompt: str) -> dict[str, float]:
-        """See `Stage`: against the true solids and silhouettes."""
+        """See `Judge`: against the true solids and silhouettes."""
         mass, points = mass_of(field)
         parts = OBJECTS[read(prompt).name].parts()
         outside = torch.stack([part.distance(points.float()) for part in parts]).amin(dim=0) > MARGIN
@@ -92,7 +92,7 @@ class KnownScenes:
         }
 
     def faces(self, field: VoxelField, prompt: str) -> float:
-        """See `Stage`: by mean squared error, of seven sides."""
+        """See `Judge`: by mean squared error, of seven sides."""
         views = self.views(field)
         truth, _ = true_views(prompt, held_out=False)
         own = (views - truth).square().mean(dim=(1, 2, 3))
@@ -100,7 +100,7 @@ class KnownScenes:
         return float((front < own)[1:].float().mean())
 
     def views(self, field: VoxelField) -> Tensor:
-        """See `Stage`: over white."""
+        """See `Judge`: over white."""
         return views_of(field, around_cameras())[0]
 
 

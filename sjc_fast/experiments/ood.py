@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..paas import draw_noise
-from .frame import Context, Finding, above, less, told, values_of
+from .context import Context
+from .report import Finding
+from .statistics import format_ci, mean_exceeds, paired_difference, values_of
 
 NOISE = 16  # noised discs a seed, in pairs
 
@@ -20,12 +22,12 @@ def run(context: Context) -> Finding:
     disc = orange_disc(context)
     rows, pictures = _errors(context, disc, sigmas)
     known = "error" in rows[0]
-    worse = less(*(values_of(rows, "error", input=i) for i in ("clean", "noised"))) if known else []
+    worse = paired_difference(*(values_of(rows, "error", input=i) for i in ("clean", "noised"))) if known else []
     return Finding(
         "A denoiser that is given a clean rendering, as if it were noisy, fails to correct it; given noised copies, on "
         "average it moves it towards real pictures (section 4.1, the orange disc).",
         _measured(rows, sigmas, worse),
-        above(worse) if known else None,
+        mean_exceeds(worse) if known else None,
         {"rows": rows},
         lambda figure: _draw(figure, rows, sigmas, dict(list(pictures.items())[:: context.pick(3, 2)]), known),
         (10, 6),
@@ -38,14 +40,16 @@ def _measured(rows: list[dict[str, Any]], sigmas: list[float], worse: list[float
     for sigma in (sigmas[len(sigmas) // 3], sigmas[2 * len(sigmas) // 3]):
         of = lambda key, kind, sigma=sigma: values_of(rows, key, sigma=sigma, input=kind)  # noqa: E731
         text += f" At sigma {sigma:.2g} D moves the clean disc by {fmean(of('moved', 'clean')):.3f}, the mean of D of "
-        text += f"noised ones moves it by {told(of('moved', 'noised'))}"
+        text += f"noised ones moves it by {format_ci(of('moved', 'noised'))}"
         if worse:
-            text += f"; they are {fmean(of('error', 'clean')):.3f} and {told(of('error', 'noised'))} from what the "
+            text += (
+                f"; they are {fmean(of('error', 'clean')):.3f} and {format_ci(of('error', 'noised'))} from what the "
+            )
             text += "exact denoiser makes of the same inputs"
         text += "."
     if not worse:
         return f"{text} What an exact denoiser would answer is not known."
-    return f"{text} Mean over all noise levels: the clean disc's error is larger by {told(worse)}."
+    return f"{text} Mean over all noise levels: the clean disc's error is larger by {format_ci(worse)}."
 
 
 def orange_disc(context: Context) -> Tensor:
@@ -67,7 +71,7 @@ def _errors(context: Context, disc: Tensor, sigmas: list[float]) -> tuple[list[d
     cases = [(sigma, seed) for sigma in sigmas for seed in context.seeds]
     inputs = torch.stack([_inputs(disc, *case) for case in cases])
     level = torch.tensor([sigma for sigma, _ in cases])[:, None].expand(inputs.shape[:2])
-    truth = context.stage.truth(inputs.flatten(0, 1), level.flatten())  # of all at once, which is much faster
+    truth = context.judge.truth(inputs.flatten(0, 1), level.flatten())  # of all at once, which is much faster
     truths = [None] * len(cases) if truth is None else truth.reshape(inputs.shape)
     rows, pictures = [], {}
     for (sigma, seed), noisy, exact in zip(cases, inputs, truths, strict=True):

@@ -12,10 +12,12 @@ from ..paas import combine, draw_noise, paas_score
 from ..scores.mixture import MixtureModel
 from ..scores.sampling import guided
 from ..shapes.dataset import direction_cameras, render_views
-from ..shapes.prompts import Asked
-from .frame import Context, Finding, above, both, draw_intervals, less, table_of, told, values_of
+from ..shapes.prompts import ParsedPrompt
+from .context import Context
 from .known import GREY, KnownScenes
+from .report import Finding, draw_intervals
 from .runs import config_for, make, steps_for
+from .statistics import all_hold, format_ci, mean_exceeds, paired_difference, table_of, values_of
 
 SIGMAS = (0.3, 1.0, 3.0, 8.0)
 SAMPLES = (1, 2, 4, 8, 16, 32, 64)
@@ -34,20 +36,20 @@ def run(context: Context) -> Finding:
     bias, identity = _biases(context), _identity()
     objects = _objects(context)
     of = {name: values_of(objects, context.quality, variant=name) for name in variants()}
-    gain = less(of["Eq. 16, n=1"], of["Eq. 15, n=1"])
-    pairs, many = (less(of[f"antithetic, n={n}"], of["Eq. 16, n=1"]) for n in (2, 8))
+    gain = paired_difference(of["Eq. 16, n=1"], of["Eq. 15, n=1"])
+    pairs, many = (paired_difference(of[f"antithetic, n={n}"], of["Eq. 16, n=1"]) for n in (2, 8))
     return Finding(
         "Averaging over noise gives a score at a clean rendering; subtracting the noise (Eq. 16) lowers its variance, "
         "and so helps (Eq. 13 to 18). Asked beside it: how near this is to the score at sqrt(2) sigma.",
         _measured(variance, bias, identity)
         + f" In 3D at equal evaluations ({context.label}; table): Eq. 16 less Eq. 15, one noise sample, same seed, "
-        f"{told(gain, 2)}. Variance that is paid for with fewer steps: antithetic pairs less Eq. 16 with one sample, "
-        f"{told(pairs, 2)} with two samples, {told(many, 2)} with eight.",
-        both(min(_ratio(variance, "Eq. 15", "Eq. 16", sigma) for sigma in SIGMAS) > 1, above(gain)),
+        f"{format_ci(gain, 2)}. Variance that is paid for with fewer steps: antithetic pairs less Eq. 16 with one "
+        f"sample, {format_ci(pairs, 2)} with two samples, {format_ci(many, 2)} with eight.",
+        all_hold(min(_ratio(variance, "Eq. 15", "Eq. 16", sigma) for sigma in SIGMAS) > 1, mean_exceeds(gain)),
         {"variance": variance, "bias": bias, "identity": identity, "objects": objects},
         lambda figure: _draw(figure, context, variance, bias, objects),
         (11, 7),
-        table_of(objects, context.stage.labels),
+        table_of(objects, context.judge.labels),
     )
 
 
@@ -82,7 +84,7 @@ def _variances(context: Context, sigma: float) -> list[dict[str, Any]]:
 
     And its bias in standard errors: of the groups' mean, from the mean of all pairs of other noise.
     """
-    x, words = context.stage.unfinished()
+    x, words = context.judge.unfinished()
     x, words = x.to(context.device), context.model.encode([words])
     pool, level = context.pick(512, 16), torch.tensor([sigma], device=x.device)
     noise, answers = _copies(context, x, sigma, words, pool, context.seeds[0])
@@ -143,7 +145,7 @@ def _biases(context: Context) -> list[dict[str, Any]]:
     "twice" is the cosine between the means of two halves of the noise: 1 where chance plays no part.
     """
     layers = render_views("mushroom", direction_cameras())
-    model = MixtureModel(layers.paint(*Asked("mushroom", "red").colours(), GREY) * 2 - 1)
+    model = MixtureModel(layers.paint(*ParsedPrompt("mushroom", "red").colours(), GREY) * 2 - 1)
     x, condition = KnownScenes().unfinished()[0], model.encode([""])
     options = {"noise_samples": context.pick(256, 16), "guidance": 1.0, "antithetic": True}
     rows = []
@@ -189,13 +191,13 @@ def variants() -> dict[str, dict[str, Any]]:
 def _objects(context: Context) -> list[dict[str, Any]]:
     """The same object from as many evaluations by every variant and seed."""
     rows = []
-    (prompt,) = context.stage.prompts("a red mushroom")
+    (prompt,) = context.judge.prompts("a red mushroom")
     for name, changes in variants().items():
         steps = {"steps": steps_for(context, changes["noise_samples"])}
         for seed in context.seeds:
             made = make(context, config_for(context, prompt, seed, changes | steps))
             rows.append({"variant": name, "seed": seed, **made[-1]})
-        context.say(f"  {name}: {told(values_of(rows, context.quality, variant=name), 2)}")
+        context.say(f"  {name}: {format_ci(values_of(rows, context.quality, variant=name), 2)}")
     return rows
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..config import LossConfig
-from .frame import Context, Finding, above, draw_intervals, less, table_of, told, values_of
+from ..training.config import LossConfig
+from .context import Context
+from .report import Finding, draw_intervals
 from .runs import make_each
+from .statistics import format_ci, mean_exceeds, paired_difference, table_of, values_of
 
 OWN, NONE, EVEN, DEEP = "model's own", "no emptiness loss", "emptiness, no schedule", "centre depth 10"
 
@@ -29,35 +31,36 @@ def variants(own: LossConfig) -> dict[str, dict[str, Any]]:
 def run(context: Context) -> Finding:
     """Every variant, prompt and seed."""
     rows = [row for name, losses in variants(context.base.losses).items() for row in _objects(context, name, losses)]
-    strays = context.stage.strays
+    strays = context.judge.strays
     key = next(iter(strays))
     of = lambda name, key: values_of(rows, key, variant=name)  # noqa: E731
-    more = less(of(NONE, key), of(OWN, key))
-    drift = less(of(DEEP, "offset"), of(OWN, "offset"))
+    more = paired_difference(of(NONE, key), of(OWN, key))
+    drift = paired_difference(of(DEEP, "offset"), of(OWN, "offset"))
     measured = (
-        f"{strays[key].capitalize()}, as a share of all of it: {told(of(OWN, key))} with the model's own settings, "
-        f"{told(of(NONE, key))} without emptiness loss (difference {told(more)}), {told(of(EVEN, key))} without "
-        f"its schedule. The centre-depth loss, with weight 10, changes how far the object's centre is off by "
-        f"{told(drift)} half sides of the box, from {told(of(OWN, 'offset'))} without it."
+        f"{strays[key].capitalize()}, as a share of all of it: {format_ci(of(OWN, key))} with the model's own "
+        f"settings, {format_ci(of(NONE, key))} without emptiness loss (difference {format_ci(more)}), "
+        f"{format_ci(of(EVEN, key))} without its schedule. The centre-depth loss, with weight 10, changes how far "
+        "the object's centre is off by "
+        f"{format_ci(drift)} half sides of the box, from {format_ci(of(OWN, 'offset'))} without it."
     )
     return Finding(
         "The emptiness loss removes floaters (section 4.3). Asked beside it: what its schedule and the centre-depth "
         "loss do.",
         measured,
-        above(more),
+        mean_exceeds(more),
         {"rows": rows},
-        lambda figure: _draw(figure, rows, {**strays, **context.stage.labels}),
+        lambda figure: _draw(figure, rows, {**strays, **context.judge.labels}),
         (12, 7),
-        table_of(rows, {**strays, **context.stage.labels}),
+        table_of(rows, {**strays, **context.judge.labels}),
     )
 
 
 def _objects(context: Context, name: str, losses: dict[str, Any]) -> list[dict[str, Any]]:
     """One variant: every prompt with every seed."""
-    prompts = context.stage.prompts("a red mushroom", "a blue snowman")
-    look = lambda field, config: context.stage.stray(field, config.prompt)  # noqa: E731
+    prompts = context.judge.prompts("a red mushroom", "a blue snowman")
+    look = lambda field, config: context.judge.stray(field, config.prompt)  # noqa: E731
     rows = [{"variant": name, **row} for row in make_each(context, prompts, {"losses": losses}, look)]
-    context.say(f"  {name}: {told(values_of(rows, next(iter(context.stage.strays))))}")
+    context.say(f"  {name}: {format_ci(values_of(rows, next(iter(context.judge.strays))))}")
     return rows
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import __version__
-from ..config import TrainConfig, digest, merge
-from ..field import VoxelField
-from ..trainer import Trainer
-from .frame import Context
-from .ledger import Rows
+from ..scene.field import VoxelField
+from ..training.config import TrainConfig, digest, merge
+from ..training.trainer import Trainer
+from .context import Context
+from .run_cache import Rows
 
 Look = Callable[[VoxelField, TrainConfig], dict[str, Any]]
 
@@ -49,9 +49,9 @@ def make(
         a row for every mark, the end last: evaluations so far and figures.
     """
     run = f"{digest(config)} {marks} {__version__}"
-    if run not in context.ledger.kept:
-        context.ledger.put(run, _make(context, config, marks, look))
-    return context.ledger.kept[run]
+    if run not in context.run_cache.kept:
+        context.run_cache.put(run, _make(context, config, marks, look))
+    return context.run_cache.kept[run]
 
 
 def make_each(context: Context, prompts: tuple[str, ...], changes: dict[str, Any], look: Look = lambda *_: {}) -> Rows:
@@ -71,6 +71,6 @@ def _make(context: Context, config: TrainConfig, marks: tuple[float, ...], look:
     for step in trainer.remaining():
         if step in at:
             done = evaluations(config) * step / config.steps
-            rows.append({"step": step, "evaluations": done, **context.stage.judge(trainer.field, config.prompt)})
+            rows.append({"step": step, "evaluations": done, **context.judge.judge(trainer.field, config.prompt)})
     rows[-1] |= look(trainer.field, config)
     return rows

@@ -9,10 +9,12 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from ..runs.settings import sampling_guidance
 from ..scores.protocol import ScoreModel
 from ..scores.sampling import Sampler, guided, sample
-from ..settings import sampling_guidance
-from .frame import Context, Finding, above, both, table_of, told, values_of
+from .context import Context
+from .report import Finding
+from .statistics import all_hold, format_ci, mean_exceeds, table_of, values_of
 
 SAME = 25.0  # dB, from which pictures are the same to the eye
 
@@ -25,7 +27,7 @@ def run(context: Context) -> Finding:
         "Heun, churn": lambda n: Sampler(max(1, n // 2), churn=n / 4),
     }
     budgets = context.pick((10, 20, 50, 100), (4,))  # divisors of 1000, so that DDIM ends at the clean end
-    prompts, guidance = context.stage.captions(), sampling_guidance(context.model)
+    prompts, guidance = context.judge.captions(), sampling_guidance(context.model)
     rows, shown, apart = [], {}, []
     for seed in context.seeds:
         start = _noise(context, len(prompts), seed)
@@ -39,17 +41,17 @@ def run(context: Context) -> Finding:
         apart.append(_agreement(*(context.model.decode(shown[name]) for name in ("Heun", "DDIM (diffusers)"))))
     most = [r for r in rows if r["evaluations"] == budgets[-1]]
     heun = values_of(most, "quality", sampler="Heun")
-    results = ", ".join(f"{name} {told(values_of(most, 'quality', sampler=name), 1)}" for name in shown)
+    results = ", ".join(f"{name} {format_ci(values_of(most, 'quality', sampler=name), 1)}" for name in shown)
     return Finding(
         "The score model that makes 3D objects also makes pictures, by Karras et al.'s sampler (authors' code); "
         "diffusers' own DDIM makes the same ones.",
-        f"{context.stage.picture_label} after {budgets[-1]} evaluations: {results}. Pictures by Heun and by DDIM from "
-        f"the same noise agree to {told(apart, 1)} dB, background and all.",
-        both(above(heun, context.stage.recognisable), above(apart, SAME)),
+        f"{context.judge.picture_label} after {budgets[-1]} evaluations: {results}. Pictures by Heun and by DDIM from "
+        f"the same noise agree to {format_ci(apart, 1)} dB, background and all.",
+        all_hold(mean_exceeds(heun, context.judge.recognisable), mean_exceeds(apart, SAME)),
         {"rows": rows, "agreement": apart},
         lambda figure: _draw(figure, context, rows, shown),
         (9, 6),
-        table_of(most, {"quality": context.stage.picture_label}, "sampler"),
+        table_of(most, {"quality": context.judge.picture_label}, "sampler"),
     )
 
 
@@ -86,8 +88,8 @@ def ddim(model: ScoreModel, prompts: list[str], steps: int, start: Tensor, guida
 
 
 def _row(context: Context, sampler: str, evaluations: int, seed: int, pictures: Tensor) -> dict[str, Any]:
-    judged = zip(pictures, context.stage.captions(), strict=True)
-    values = [context.stage.judge_picture(picture, caption) for picture, caption in judged]
+    judged = zip(pictures, context.judge.captions(), strict=True)
+    values = [context.judge.judge_picture(picture, caption) for picture, caption in judged]
     return {"sampler": sampler, "evaluations": evaluations, "seed": seed, "quality": fmean(values)}
 
 
@@ -98,7 +100,7 @@ def _draw(figure: Any, context: Context, rows: list[dict], shown: dict[str, Tens
     for name in shown:
         means = [fmean(values_of(rows, "quality", sampler=name, evaluations=b)) for b in budgets]
         ax.plot(budgets, means, "o-", label=name, ms=4)
-    ax.set(xscale="log", xlabel="evaluations of D", ylabel=context.stage.picture_label, title="seeds' mean")
+    ax.set(xscale="log", xlabel="evaluations of D", ylabel=context.judge.picture_label, title="seeds' mean")
     ax.legend(fontsize=8)
     ax.grid(alpha=0.3)
     for ax, (name, pictures) in zip(right.subplots(len(shown), 1), shown.items(), strict=True):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
-from .frame import Context, Finding, above, both, draw_intervals, less, table_of, told, values_of
+from .context import Context
+from .report import Finding, draw_intervals
 from .runs import config_for, make, steps_for
+from .statistics import all_hold, format_ci, mean_exceeds, paired_difference, table_of, values_of
 
 MARKS = (0.125, 0.25, 0.5, 0.75)
 SDS, SJC, NOISY = "SDS", "SJC eq16, n=1", "SJC eq15, n=1"
@@ -31,7 +33,7 @@ def _variant(estimator: str, n: int = 1, weighting: str = "sigma", **ticks: int)
 
 def run(context: Context) -> Finding:
     """The same object by every variant and seed, judged on the way."""
-    (prompt,) = context.stage.prompts("a red mushroom")
+    (prompt,) = context.judge.prompts("a red mushroom")
     rows: list[dict[str, Any]] = []
     for name, changes in variants().items():
         for seed in context.seeds:
@@ -39,27 +41,27 @@ def run(context: Context) -> Finding:
                 context, prompt, seed, changes | {"steps": steps_for(context, changes["noise_samples"])}
             )
             rows += [{"variant": name, "seed": seed, **row} for row in make(context, config, MARKS)]
-        context.say(f"  {name}: {told(values_of(at_the_end(rows), context.quality, variant=name), 2)}")
-    ends, limit = at_the_end(rows), context.stage.negligible
+        context.say(f"  {name}: {format_ci(values_of(at_the_end(rows), context.quality, variant=name), 2)}")
+    ends, limit = at_the_end(rows), context.judge.negligible
     final = {name: values_of(ends, context.quality, variant=name) for name in variants()}
     best = max(final, key=lambda name: fmean(final[name]))
-    over_sds, over_eq15 = less(final[SJC], final[SDS]), less(final[SJC], final[NOISY])
+    over_sds, over_eq15 = paired_difference(final[SJC], final[SDS]), paired_difference(final[SJC], final[NOISY])
     measured = (
         f'"{prompt}" after {rows[-1]["evaluations"]:.0f} evaluations with random sigma, {context.label}: SDS '
-        f"{told(final[SDS], 2)}; SJC with one noise sample and Eq. 16 {told(final[SJC], 2)}, Eq. 15 "
-        f"{told(final[NOISY], 2)}. For the same seed, Eq. 16 less SDS {told(over_sds, 2)}, less Eq. 15 "
-        f"{told(over_eq15, 2)}. Best of all: {best}, {told(final[best], 2)}. SDS and SJC with Eq. 16 and n = 1 differ "
-        "in w(t), and in the ticks that their authors leave out."
+        f"{format_ci(final[SDS], 2)}; SJC with one noise sample and Eq. 16 {format_ci(final[SJC], 2)}, Eq. 15 "
+        f"{format_ci(final[NOISY], 2)}. For the same seed, Eq. 16 less SDS {format_ci(over_sds, 2)}, less Eq. 15 "
+        f"{format_ci(over_eq15, 2)}. Best of all: {best}, {format_ci(final[best], 2)}. SDS and SJC with Eq. 16 "
+        "and n = 1 differ in w(t), and in the ticks that their authors leave out."
     )
     return Finding(
         f"SJC generalises DreamFusion's SDS and is at least as good (within {limit:g} dB); Eq. 16 has less variance "
         "than Eq. 15 and does better.",
         measured,
-        both(above(over_sds, -limit), above(over_eq15)),
+        all_hold(mean_exceeds(over_sds, -limit), mean_exceeds(over_eq15)),
         {"rows": rows},
         lambda figure: _draw(figure, context, rows),
         (10, 5),
-        table_of(ends, context.stage.labels),
+        table_of(ends, context.judge.labels),
     )
 
 

@@ -11,21 +11,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..cameras import name_directions, ring
-from ..config import TrainConfig
 from ..export.pictures import look
-from ..field import VoxelField
 from ..rendering import Rendering
+from ..runs.settings import sampling_guidance
+from ..scene.cameras import name_directions, ring
+from ..scene.field import VoxelField
 from ..scores.diffusers import DiffusersModel
 from ..scores.sampling import Sampler, sample
-from ..settings import sampling_guidance
-from .stages import SOLID, half_done, mass_of, middle_of, share
+from ..training.config import TrainConfig
+from .judges import SOLID, half_done, mass_of, middle_of, share
 
 LEVELS = (0.5, 1.0, 2.0, 4.0)  # sigmas at which a model judges
 
 
 class UnknownScenes:
-    """See `Stage`.
+    """See `Judge`.
 
     Args:
         config: the model's own settings.
@@ -45,34 +45,34 @@ class UnknownScenes:
         self.words = [config.cameras.directions[i].words for i in named.tolist()]
 
     def prompts(self, *known: str) -> tuple[str, ...]:  # noqa: ARG002 - of other scenes
-        """See `Stage`."""
+        """See `Judge`."""
         return (self.asked,)
 
     def captions(self) -> list[str]:
-        """See `Stage`."""
+        """See `Judge`."""
         return [self.asked] * 4
 
     def truth(self, x: Tensor, sigma: Tensor) -> Tensor | None:  # noqa: ARG002
-        """See `Stage`: nobody knows."""
+        """See `Judge`: nobody knows."""
         return None
 
     def unfinished(self) -> tuple[Tensor, str]:
-        """See `Stage`: a sample of the model's, blurred and dimmed."""
+        """See `Judge`: a sample of the model's, blurred and dimmed."""
         options = {"guidance": sampling_guidance(self.model), "generator": torch.Generator().manual_seed(0)}
         return half_done(sample(self.model, [self.asked], Sampler(12), **options).cpu()), self.asked
 
     def judge(self, field: VoxelField, prompt: str) -> dict[str, Any]:
-        """See `Stage`."""
+        """See `Judge`."""
         words = self.model.encode([f"{words} {prompt}" for words in self.words])
         return {"gain": self._gain(self._features(field), words)}
 
     def judge_picture(self, x: Tensor, caption: str) -> float:
-        """See `Stage`."""
+        """See `Judge`."""
         return self._gain(x[None], self.model.encode([caption]))
 
     @torch.no_grad()
     def stray(self, field: VoxelField, prompt: str) -> dict[str, float]:  # noqa: ARG002 - its shape is not known
-        """See `Stage`: what does not hang together with most of it; the middle of the silhouettes."""
+        """See `Judge`: what does not hang together with most of it; the middle of the silhouettes."""
         from scipy.ndimage import label
 
         mass = mass_of(field)[0]
@@ -84,7 +84,7 @@ class UnknownScenes:
         return {"solid": share(solid, pieces != largest), "offset": float(offset)}
 
     def faces(self, field: VoxelField, prompt: str) -> float:
-        """See `Stage`: sides, of those with other words, where the model finds the front's words more likely."""
+        """See `Judge`: sides, of those with other words, where the model finds the front's words more likely."""
         views = self._features(field)
         own = self._errors(views, self.model.encode([f"{words} {prompt}" for words in self.words]))
         front = self._errors(views, self.model.encode([f"{self.words[0]} {prompt}"]).expand(len(views), -1, -1))
@@ -93,7 +93,7 @@ class UnknownScenes:
         return float(((front - own) * weight).sum(dim=0)[others].lt(0).float().mean()) if bool(others.any()) else 0.0
 
     def views(self, field: VoxelField) -> Tensor:
-        """See `Stage`: as the model's decoder shows them."""
+        """See `Judge`: as the model's decoder shows them."""
         return self.model.decode(self._features(field)).cpu()
 
     def _features(self, field: VoxelField) -> Tensor:

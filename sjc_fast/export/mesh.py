@@ -11,11 +11,11 @@ from skimage.measure import marching_cubes
 from trimesh.visual.material import SimpleMaterial
 from trimesh.visual.texture import TextureVisuals
 
-from ..cameras import orbit
 from ..errors import UserError
-from ..field import VoxelField
-from ..files import atomic
 from ..rendering import render
+from ..scene.cameras import orbit
+from ..scene.field import VoxelField
+from ..storage.files import atomic
 from .raycast import silhouettes
 
 LEVELS = 12  # iso-levels tried

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
-from ..cameras import Cameras, look_at, orbit
 from ..errors import UserError
+from ..scene.cameras import Cameras, look_at, orbit
 
 KEYS = ("azimuth", "elevation", "radius", "fov")
 LIMITS = {"azimuth": (-1e5, 1e5), "elevation": (-89.9, 89.9), "radius": (1e-3, 1e3), "fov": (1.0, 170.0)}

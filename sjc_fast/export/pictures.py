@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from ..cameras import Cameras
-from ..field import VoxelField
-from ..files import atomic
 from ..rendering import Rendering, render
 from ..rendering.reference import FAR_DEPTH
+from ..scene.cameras import Cameras
+from ..scene.field import VoxelField
 from ..scores.protocol import ScoreModel
+from ..storage.files import atomic
 
 
 def look(

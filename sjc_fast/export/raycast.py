@@ -10,7 +10,7 @@ import trimesh
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from ..cameras import Cameras
+from ..scene.cameras import Cameras
 
 
 class Hits(NamedTuple):

@@ -8,8 +8,8 @@ import torch
 import trimesh
 from torch import Tensor
 
-from ..cameras import Cameras, ring
-from ..field import VoxelField
+from ..scene.cameras import Cameras, ring
+from ..scene.field import VoxelField
 from ..scores.protocol import ScoreModel
 from .mesh import choose_iso, extract_mesh, keep_large, simplify
 from .pictures import take_pictures

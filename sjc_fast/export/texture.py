@@ -17,7 +17,7 @@ from torch.nn.functional import grid_sample, max_pool2d
 from trimesh.visual.material import PBRMaterial
 from trimesh.visual.texture import TextureVisuals
 
-from ..cameras import Cameras, orbit
+from ..scene.cameras import Cameras, orbit
 from .raycast import camera_hits, first_hits
 
 #: Elevations of the rings of views that colours are taken from, degrees, and views in each.

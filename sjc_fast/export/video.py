@@ -14,11 +14,11 @@ import imageio_ffmpeg
 import torch
 from torch import Tensor
 
-from ..cameras import Cameras
 from ..errors import MissingTool, UserError
-from ..field import VoxelField
-from ..files import atomic
+from ..scene.cameras import Cameras
+from ..scene.field import VoxelField
 from ..scores.protocol import ScoreModel
+from ..storage.files import atomic
 from .pictures import grey, take_pictures, to_bytes
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cameras import Cameras
-from ..field import VoxelField
+from ..scene.cameras import Cameras
+from ..scene.field import VoxelField
 from .reference import Rendering
 
 #: A sample thinner than this (optical thickness) is left out where empty space may be skipped: over all the samples of

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from ..cameras import Cameras
-from ..field import VoxelField
+from ..scene.cameras import Cameras
+from ..scene.field import VoxelField
 from .rays import intersect_box, sample_slots
 
 GATE = 1e-4  # features are fetched only where the weight exceeds this; the gate changes no weight

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..cameras import Cameras
 from ..errors import UserError
-from ..field import VoxelField
+from ..scene.cameras import Cameras
+from ..scene.field import VoxelField
 from .fused import obstacle, render_fused
 from .reference import Rendering, render_reference
 

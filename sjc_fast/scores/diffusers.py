@@ -14,8 +14,8 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from ..errors import UserError
 from .attention import check_attention, use_attention
 from .layout import TextWithLayout, UNetWithLayout
+from .loading import FolderSettings, PartLoader, one_line
 from .lora import Lora
-from .parts import FolderSettings, PartLoader, one_line
 
 LOG = logging.getLogger(__name__)
 

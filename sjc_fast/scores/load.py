@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
-from .parts import FolderSettings
+from .loading import FolderSettings
 from .protocol import ScoreModel
 
 EMBEDDED = "shapes"

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from ..tensors import read_tensors
-from .parts import one_line
+from ..storage.tensors import read_tensors
+from .loading import one_line
 
 LAYERS = ("lora_A", "lora_B", "lora_down", "lora_up", "lora.down", "lora.up", "lora_linear_layer")
 

@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..cameras import Cameras, orbit
-from ..files import atomic
-from ..schedule import plain_backgrounds
+from ..scene.cameras import Cameras, orbit
+from ..storage.files import atomic
+from ..training.schedule import plain_backgrounds
 from .objects import COLOURS, OBJECTS
 from .prompts import DIRECTIONS, caption
 from .scenes import Layers, render_layers

@@ -9,10 +9,10 @@ from typing import Annotated
 import torch
 import tyro
 
-from ..cameras import orbit
-from ..photos import Photos, save_photos
+from ..scene.cameras import orbit
+from ..scene.photos import Photos, save_photos
 from .dataset import FOV, RADIUS, render_views
-from .prompts import Asked
+from .prompts import ParsedPrompt
 
 
 @dataclass
@@ -34,7 +34,7 @@ def photograph(name: str, colour: str, count: int, size: int, seed: int) -> Phot
     height = -0.5 + 1.45 * torch.rand(count, generator=generator)
     cameras = orbit(azimuth, torch.rad2deg(torch.asin(height)), RADIUS, FOV)
     layers = render_views(name, cameras, size, supersample=4)
-    lit = layers.lit(*Asked(name, colour).colours())
+    lit = layers.lit(*ParsedPrompt(name, colour).colours())
     return Photos(cameras, torch.cat([lit / layers.coverage.clamp_min(1e-6), layers.coverage], dim=1))
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..directions import Direction
 from ..errors import UserError
+from ..scene.directions import Direction
 from ..scores.vocabulary import Vocabulary
 from .objects import COLOURS, OBJECTS
 
@@ -40,7 +40,7 @@ def caption(name: str, colour: str, direction: int | None, second: str = "") -> 
     return subject if direction is None else f"{DIRECTIONS[direction].words} {subject}"
 
 
-class Asked(NamedTuple):
+class ParsedPrompt(NamedTuple):
     """What a prompt asks for; "" and None where it does not say."""
 
     name: str
@@ -53,7 +53,7 @@ class Asked(NamedTuple):
         return torch.tensor([COLOURS[self.colour], OBJECTS[self.name].second(self.second)])
 
 
-def read(prompt: str) -> Asked:
+def read(prompt: str) -> ParsedPrompt:
     """The opposite of `caption`.
 
     Raises:
@@ -67,7 +67,7 @@ def read(prompt: str) -> Asked:
     known = [d.words for d in DIRECTIONS]
     if view not in (*known, "view of"):
         raise UserError(f"there is no {view.removesuffix(' of')} of these objects")
-    return Asked(
+    return ParsedPrompt(
         words[at],
         words[at - 1] if coloured else "",
         words[at + 1] if at + 1 < len(words) else "",

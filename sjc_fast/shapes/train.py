@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_unshuffle
 from tqdm import tqdm
 
-from ..files import atomic
 from ..scores.layout import UNetWithLayout
-from ..tensors import read_tensors, write_tensors
+from ..storage.files import atomic
+from ..storage.tensors import read_tensors, write_tensors
 from .dataset import SCENES, Batch, Pictures, load_bank
 from .model import PATCH, build_layout, build_scheduler, build_text_encoder, build_tokenizer, build_unet, save_model
 

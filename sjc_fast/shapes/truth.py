@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..cameras import Cameras, ring
 from ..errors import UserError
-from ..field import VoxelField
 from ..rendering import render
+from ..scene.cameras import Cameras, ring
+from ..scene.field import VoxelField
 from .dataset import FOV, RADIUS, render_views
-from .prompts import Asked, read
+from .prompts import ParsedPrompt, read
 from .scenes import Layers
 
 SIZE = 128  # pixels a side of a view that is judged
@@ -54,7 +54,7 @@ def around_cameras() -> Cameras:
     return ring(8, ELEVATION, RADIUS, FOV)
 
 
-def read_whole(prompt: str) -> Asked:
+def read_whole(prompt: str) -> ParsedPrompt:
     """What a prompt asks for, if that is one scene.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 import viser.transforms as transforms
 from torch import Tensor
 
-from ..cameras import Cameras
+from ..scene.cameras import Cameras
 
 #: From OpenCV's axes (y down, z forward), which viser uses, to OpenGL's (y up, z backward), which we use, and back.
 FLIP = np.diag([1.0, -1.0, -1.0])

@@ -8,19 +8,18 @@ from typing import Any
 
 import torch
 
-from ..cameras import Cameras
-from ..config import TrainConfig
 from ..export.paths import spiral
-from ..field import VoxelField
-from ..reporter import Asked, Reporter
-from ..run import display_background
-from ..schedule import draw_cameras
+from ..runs.reporter import ControlRequest, Reporter
+from ..scene.cameras import Cameras
+from ..scene.field import VoxelField
 from ..scores.protocol import ScoreModel
-from ..trainer import Trainer
+from ..training.config import TrainConfig
+from ..training.schedule import draw_cameras
+from ..training.trainer import Trainer
 from .server import Viewer, check_port
 
 OPTION = "--viewer-port"
-CURVES = ("opacity", "emptiness", "score")
+CURVES = ("opacity", "emptiness", "update_rms")
 
 
 def training_cameras(config: TrainConfig, count: int = 48) -> Cameras:
@@ -37,7 +36,7 @@ def view_run(config: TrainConfig, field: VoxelField, model: ScoreModel, **option
     return Viewer(
         field,
         model,
-        background=display_background(config),
+        background=config.field.backdrop,
         cameras=training_cameras(config),
         path=spiral(120, *config.cameras.lens).c2w[:, :3, 3],
         title=config.prompt,
@@ -75,14 +74,14 @@ class ViewerReporter(Reporter):
     def measured(self, position: int, metrics: dict[str, float]) -> None:
         self._viewer.measured(position, metrics)
 
-    def asked(self) -> Asked:
+    def asked(self) -> ControlRequest:
         controls = self._viewer.controls
         pause = controls.paused
         if pause and controls.steps > 0:
             controls.steps -= 1
             pause = False
         save, controls.save = controls.save, False
-        return Asked(pause=pause, stop=controls.stop, save=save)
+        return ControlRequest(pause=pause, stop=controls.stop, save=save)
 
     def close(self) -> None:
         if self._viewer is not None:

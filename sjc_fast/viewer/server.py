@@ -19,10 +19,10 @@ import viser
 from torch import Tensor
 from viser import uplot
 
-from ..cameras import Cameras
 from ..errors import UserError
 from ..export.pictures import look, shade_depth, to_bytes
-from ..field import VoxelField
+from ..scene.cameras import Cameras
+from ..scene.field import VoxelField
 from ..scores.protocol import ScoreModel
 from .optics import Pose, viser_pose
 

@@ -150,7 +150,7 @@ def pytest_configure(config):
         return close(actual, expected, rtol=rtol, atol=atol, **rest)
 
     torch.testing.assert_close = recorded
-    from benchmarks import checks
+    from sjc_fast.rendering import checks
 
     rmse, errors = checks.relative_rmse, checks.errors
     checks.relative_rmse = lambda *a, **k: Measured(rmse(*a, **k))

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from ..errors import UserError
+from ..rendering import choose_backend
+from ..scene.field import VoxelField, check_tensors
+from ..scores.protocol import ScoreModel
 from . import graphs
 from .checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from .config import TrainConfig, digest
-from .errors import UserError
-from .field import VoxelField, check_tensors
-from .rendering import choose_backend
 from .schedule import Schedule, draw_schedule
-from .scores.protocol import ScoreModel
 from .steps import Conditions, Metrics, Step, make_step
 
 LOG = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Trainer:
 
     def first_bad_step(self) -> int | None:
         """The first step that left the field with NaN or infinity, counted from 1 (waits for the device)."""
-        bad = (~self.log[: self.position, Metrics._fields.index("field")].isfinite()).nonzero()
+        bad = (~self.log[: self.position, Metrics._fields.index("field_sum")].isfinite()).nonzero()
         return int(bad[0]) + 1 if len(bad) else None
 
     def checkpoint(self) -> Checkpoint:

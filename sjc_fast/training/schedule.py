@@ -11,12 +11,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from .cameras import Cameras, blend_directions, name_directions, orbit, sample_directions, sample_sphere
+from ..errors import UserError
+from ..rendering.rays import count_slots
+from ..scene.cameras import Cameras, blend_directions, name_directions, orbit, sample_directions, sample_sphere
+from ..scene.field import VoxelField
 from .config import CameraConfig, FieldConfig, OptimizerConfig, SigmaConfig, TrainConfig
-from .errors import UserError
-from .field import VoxelField
 from .losses import emptiness_weights
-from .rendering.rays import count_slots
 
 
 @dataclass(frozen=True)

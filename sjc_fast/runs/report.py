@@ -12,34 +12,19 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from ..config import TrainConfig, load_yaml, settings_of
-from ..files import atomic
-from ..journal import METRICS, RECORD, TIMELINE, read_metrics, read_record
-from ..settings import CONFIG
+from ..training.config import TrainConfig, load_yaml, settings_of
+from ..storage.files import atomic
+from .folder import RunFolder
+from .journal import read_metrics, read_record
 from .charts import line_chart
 
-REPORT = "report.html"
 EMBEDDED_MOST = 32 * 2**20  # bytes of a video that still goes into a page
 COLOURS = ("#2f6fde", "#e0862d", "#3aa76d", "#9b59c5", "#8a93a0")
 
-#: Files of a run folder that a report names, and what they are.
-FILES = {
-    "turntable.mp4": "the object, turning",
-    "mesh.ply": "its surface, with colours",
-    "mesh.glb": "its surface, with a texture",
-    "mesh.obj": "its surface, with a texture",
-    "field.safetensors": "the voxel field",
-    "preview.png": "four views, colour and depth",
-    "views.png": "views, colour and depth",
-    CONFIG: "every setting",
-    METRICS: "what was measured, a line every few steps",
-    RECORD: "how the run ended, versions, times",
-    "checkpoint.safetensors": "to go on from here",
-}
 CHARTS = (
     ("opacity", "mean opacity", False),
     ("emptiness", "emptiness loss, unweighted", False),
-    ("score", "score, root mean square of the update", True),
+    ("update_rms", "score, root mean square of the update", True),
     ("sigma", "noise level sigma", True),
 )
 MESH_FIGURES = {"iso": "density at the surface", "psnr": "PSNR against the volume, dB"}
@@ -49,28 +34,27 @@ TYPES = {".mp4": "video/mp4", ".jpg": "image/jpeg", ".png": "image/png"}
 @functools.cache
 def _templates() -> Environment:
     return Environment(
-        loader=PackageLoader("sjc_fast.export"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("sjc_fast.runs"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     )
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: RunFolder) -> Path:
     """Write report.html into a run folder, from what lies there.
 
     Raises:
         UserError: not a run folder, or it cannot be written to.
     """
-    config, record, rows = load_yaml(folder / CONFIG), read_record(folder), read_metrics(folder)
+    config, record, rows = load_yaml(folder.config), read_record(folder), read_metrics(folder)
     page = (
         _templates()
         .get_template("report.html")
         .render(
             prompt=config.prompt,
             summary=_summary(config, record),
-            turntable=_embedded(folder / "turntable.mp4"),
+            turntable=_embedded(folder.turntable),
             no_turntable="The run is not finished." if record.get("status") != "finished" else "No turntable was made.",
             timeline=[
-                {"step": int(picture.stem), "picture": _embedded(picture)}
-                for picture in sorted((folder / TIMELINE).glob("*.jpg"))
+                {"step": step, "picture": _embedded(picture)} for step, picture in folder.moments()
             ],
             figures=_figures(record, rows),
             charts=[c for c in (_chart(rows, *chart) for chart in CHARTS) if c],
@@ -83,7 +67,7 @@ def write_report(folder: Path) -> Path:
             settings=list(settings_of(config).items()),
         )
     )
-    return _write(page, folder / REPORT)
+    return _write(page, folder.report)
 
 
 def write_gallery(folders: Sequence[Path], output: Path, title: str) -> Path:
@@ -93,17 +77,18 @@ def write_gallery(folders: Sequence[Path], output: Path, title: str) -> Path:
         UserError: one of them is not a run folder, or the page cannot be written.
     """
     cards = []
-    for folder in folders:
-        config, record = load_yaml(folder / CONFIG), read_record(folder)
-        report = Path(os.path.relpath(folder / REPORT, output.parent))
-        picture = max((folder / TIMELINE).glob("*.jpg"), default=folder / "preview.png")
+    for folder in map(RunFolder, folders):
+        config, record = load_yaml(folder.config), read_record(folder)
+        report = Path(os.path.relpath(folder.report, output.parent))
+        moments = folder.moments()
+        picture = moments[-1][1] if moments else folder.preview
         cards.append(
             {
                 "prompt": config.prompt,
                 "summary": _summary(config, record),
-                "video": _embedded(folder / "turntable.mp4"),
+                "video": _embedded(folder.turntable),
                 "picture": _embedded(picture),
-                "link": quote(report.as_posix()) if (folder / REPORT).exists() else "",
+                "link": quote(report.as_posix()) if folder.report.exists() else "",
             }
         )
     return _write(_templates().get_template("gallery.html").render(title=title, cards=cards), output)
@@ -135,7 +120,7 @@ def _figures(record: dict[str, Any], rows: list[dict[str, float]]) -> list[tuple
     figures = [("status", record.get("status", "running"))]
     if rows:
         last = rows[-1]
-        figures += [(name, f"{last[name]:.4g}") for name in ("opacity", "emptiness", "score", "sigma") if name in last]
+        figures += [(name, f"{last[name]:.4g}") for name in ("opacity", "emptiness", "update_rms", "sigma") if name in last]
         if last["seconds"] > 0 and len(rows) > 1:
             first = rows[0]
             pace = (last["seconds"] - first["seconds"]) / max(1, last["step"] - first["step"])
@@ -152,13 +137,12 @@ def _chart(rows: list[dict[str, float]], name: str, title: str, logarithmic: boo
     return line_chart(title, [s for s, _ in points], [v for _, v in points], logarithmic=logarithmic)
 
 
-def _files(folder: Path) -> list[dict[str, str]]:
+def _files(folder: RunFolder) -> list[dict[str, str]]:
     found = []
-    for name, what in FILES.items():
-        if (folder / name).is_file():
-            size = (folder / name).stat().st_size
-            text = f"{size / 2**20:.1f} MB" if size >= 2**20 else f"{max(1, size // 2**10)} kB"
-            found.append({"name": name, "what": what, "size": text})
+    for path, what in folder.described():
+        size = path.stat().st_size
+        text = f"{size / 2**20:.1f} MB" if size >= 2**20 else f"{max(1, size // 2**10)} kB"
+        found.append({"name": path.name, "what": what, "size": text})
     return found
 
 

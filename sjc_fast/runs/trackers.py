@@ -1,57 +1,21 @@
-"""How a run looks while it runs: a progress bar for people, events for TensorBoard and Weights & Biases."""
+"""Experiment trackers: a run's scalars, previews and settings to TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
-from ..config import settings_of
+from ..training.config import settings_of
 from ..errors import UserError
 from ..export.pictures import to_bytes
-from ..reporter import Reporter
-from ..settings import CONFIG
-from ..steps import Metrics
-from ..trainer import Trainer
-from . import say
-
-
-class ProgressReporter(Reporter):
-    """A progress bar with rate, time left, sigma and opacity on stderr."""
-
-    _bar: tqdm | None = None
-
-    def announce(self, message: str) -> None:
-        say(message)
-
-    def start(self, trainer: Trainer, folder: Path) -> None:
-        say(f"run folder {folder}")
-        self._bar = tqdm(
-            total=trainer.config.steps,
-            initial=trainer.position,
-            unit="step",
-            dynamic_ncols=True,
-            file=sys.stderr,
-            mininterval=0.5 if sys.stderr.isatty() else 15,  # a log file needs fewer lines than a screen
-        )
-
-    def step(self, position: int) -> None:
-        self._bar.update(position - self._bar.n)
-
-    def measured(self, position: int, metrics: dict[str, float]) -> None:  # noqa: ARG002
-        self._bar.set_postfix(sigma=f"{metrics['sigma']:.2f}", opacity=f"{metrics['opacity']:.2f}", refresh=False)
-
-    def note(self, message: str) -> None:
-        self._bar.write(message, file=sys.stderr)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+from .reporter import Reporter
+from .folder import RunFolder
+from ..training.steps import Metrics
+from ..training.trainer import Trainer
 
 
 class TensorBoardReporter(Reporter):
@@ -107,7 +71,7 @@ class WandbReporter(Reporter):
         import wandb
 
         # A resumed run goes on where it was: the same folder and the same start are the same run.
-        started = (folder / CONFIG).stat().st_mtime_ns
+        started = RunFolder(folder).config.stat().st_mtime_ns
         name = hashlib.sha256(f"{folder.resolve()} {started}".encode()).hexdigest()[:12]
         options = {"project": self.project, "name": folder.name, "id": name, "resume": "allow", "dir": folder}
         try:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from .config import TrainConfig, differences, load_yaml, merge
-from .errors import UserError
-from .scores.load import EMBEDDED, STABLE_DIFFUSION, folder_settings, model_folder
-from .scores.protocol import ScoreModel
+from ..training.config import TrainConfig, differences, load_yaml, merge
+from ..errors import UserError
+from ..scores.load import EMBEDDED, STABLE_DIFFUSION, folder_settings, model_folder
+from ..scores.protocol import ScoreModel
+from .folder import RunFolder
 
-CONFIG = "config.yaml"
 #: Presets that replace a model's own settings, as changes to `TrainConfig`, whose defaults are the paper's but for one.
 PRESETS: dict[str, dict[str, Any]] = {"paper": {"preset": "paper", "score": {"antithetic": False}}}
 
@@ -71,7 +71,7 @@ def resumed_config(folder: Path, wanted: TrainConfig | None = None) -> TrainConf
     Raises:
         UserError: not a run folder, or `wanted` differs from it in something that decides the result.
     """
-    saved = load_yaml(folder / CONFIG)
+    saved = load_yaml(RunFolder(folder).config)
     if wanted is None:
         return replace(saved, output=folder, resume=folder)
     different = differences(saved, wanted)

@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
-from .directions import PAPER_DIRECTIONS, Direction
-from .errors import UserError
-from .files import atomic
+from ..errors import UserError
+from ..scene.directions import PAPER_DIRECTIONS, Direction
+from ..storage.files import atomic
 
 
 def alias(name: str) -> Any:
@@ -63,6 +63,11 @@ class FieldConfig:
     """"texture": learned, by ray direction (paper); "plain": one colour; "random": another near-grey every view."""
     background_colour: tuple[float, float, float] = (0.93, 0.93, 0.93)
     """RGB in [0, 1]: of "plain" in training, and of pictures and videos with "plain" and "random"."""
+
+    @property
+    def backdrop(self) -> tuple[float, float, float] | None:
+        """The plain colour behind pictures, RGB in [0, 1]; None where the field has a texture of its own."""
+        return None if self.background == "texture" else self.background_colour
 
 
 @dataclass

@@ -11,8 +11,8 @@ import imageio.v3 as iio
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from .cameras import Cameras
-from .errors import UserError
 
 #: Blender's z points up, ours is y: (x, y, z) becomes (x, z, -y).
 UPRIGHT = torch.tensor([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import UserError
-from .files import atomic
-from .tensors import read_tensors, write_tensors
+from ..errors import UserError
+from ..storage.files import atomic
+from ..storage.tensors import read_tensors, write_tensors
 
 FORMAT = "sjc-fast checkpoint 1"
 

@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from ..config import TrainConfig
 from ..errors import UserError
-from ..field import VoxelField
-from ..scores.diffusers import DiffusersModel
+from ..scene.field import VoxelField
 from ..shapes.truth import read_whole
 
 SOLID = 0.05  # opacity from which a voxel is no mere haze
 
 
-class Stage(Protocol):
+class Judge(Protocol):
     """What experiments stand on."""
 
     labels: dict[str, str]
@@ -72,14 +70,6 @@ def check_prompt(model: str, scenes: str, prompt: str) -> None:
             raise UserError(f"{prompt!r}: leave the direction out, an object has all of them")
     elif not prompt.strip():
         raise UserError(f'say what {model} should make, e.g. --prompt "a ripe strawberry"')
-
-
-def choose_stage(model: DiffusersModel, scenes: str, base: TrainConfig, prompt: str, small: bool) -> Stage:
-    """Held against the truth where the model's scenes are known ("shapes"), else judged by the model itself."""
-    from .known import KnownScenes
-    from .unknown import UnknownScenes
-
-    return KnownScenes(prompt, small) if scenes == "shapes" else UnknownScenes(model, base, prompt)
 
 
 def half_done(x: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .errors import UserError
-from .files import atomic
-from .tensors import read_tensors, write_tensors
+from ..errors import UserError
+from ..storage.files import atomic
+from ..storage.tensors import read_tensors, write_tensors
 
 
 class VoxelField(nn.Module):

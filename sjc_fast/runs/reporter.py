@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from .trainer import Trainer
+    from ..training.trainer import Trainer
 
 
 @dataclass
-class Asked:
+class ControlRequest:
     """What people want of a run in progress."""
 
     pause: bool = False
@@ -32,9 +34,9 @@ class Reporter:
     def step(self, position: int) -> None:
         """After every step; `position` counts the steps taken."""
 
-    def asked(self) -> Asked:
+    def asked(self) -> ControlRequest:
         """After every step: what people want of the run. While it is paused this is asked again and again."""
-        return Asked()
+        return ControlRequest()
 
     def measured(self, position: int, metrics: dict[str, float]) -> None:
         """What step `position` measured, by name, every few steps; it comes when the device has got there."""
@@ -49,7 +51,7 @@ class Reporter:
         """At the end, whatever that was."""
 
 
-class Together(Reporter):
+class CompositeReporter(Reporter):
     """Several reporters as one: each hears everything, and what any of them asks for is asked for."""
 
     def __init__(self, reporters: Sequence[Reporter]) -> None:
@@ -67,9 +69,9 @@ class Together(Reporter):
         for reporter in self.reporters:
             reporter.step(position)
 
-    def asked(self) -> Asked:
+    def asked(self) -> ControlRequest:
         wishes = [reporter.asked() for reporter in self.reporters]
-        return Asked(any(w.pause for w in wishes), any(w.stop for w in wishes), any(w.save for w in wishes))
+        return ControlRequest(any(w.pause for w in wishes), any(w.stop for w in wishes), any(w.save for w in wishes))
 
     def measured(self, position: int, metrics: dict[str, float]) -> None:
         for reporter in self.reporters:

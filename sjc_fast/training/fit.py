@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, mse_loss
 
-from .field import VoxelField
-from .photos import Photos
-from .rendering import render
+from ..rendering import render
+from ..scene.field import VoxelField
+from ..scene.photos import Photos
 
 #: Density for one unit of its raw value: Adam moves raw values by its learning rate, and surfaces need tens of units.
 SHARPNESS = 10.0

@@ -8,20 +8,21 @@ import platform
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .errors import UserError
-from .files import atomic
+from ..errors import UserError
+from ..storage.files import atomic
+from .folder import RunFolder
 
 if TYPE_CHECKING:
-    from .trainer import Trainer
+    from ..training.trainer import Trainer
 
-METRICS, RECORD, TIMELINE = "metrics.jsonl", "run.json", "timeline"
+#: Metrics that older runs wrote under another name.
+FORMER_NAMES = {"score": "update_rms", "field": "field_sum"}
 MOMENTS = 24  # previews kept
 PREVIEW_WIDTH = 512
 
@@ -35,9 +36,9 @@ class Journal:
         position: steps taken already.
     """
 
-    def __init__(self, folder: Path, steps: int, position: int) -> None:
+    def __init__(self, folder: RunFolder, steps: int, position: int) -> None:
         self.folder, self.steps, self.position = folder, steps, position
-        (folder / TIMELINE).mkdir(exist_ok=True)
+        folder.timeline.mkdir(exist_ok=True)
         rows = [row for row in read_metrics(folder) if row["step"] <= position]
         before = read_record(folder) if position else {}
         self._seconds: dict[str, float] = before.get("seconds", {}) if position else {}
@@ -46,12 +47,12 @@ class Journal:
         self.status = "failed"  # until it has ended well
         self.results: dict[str, Any] = {}
         """What there is to say about the result, for run.json."""
-        with atomic(folder / METRICS, "the measurements") as partial:
+        with atomic(folder.metrics, "the measurements") as partial:
             partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        for picture in (folder / TIMELINE).glob("*.jpg"):
-            if int(picture.stem) > position:
+        for step, picture in folder.moments():
+            if step > position:
                 picture.unlink()
-        self._file = (folder / METRICS).open("a", buffering=1)
+        self._file = folder.metrics.open("a", buffering=1)
 
     def phase(self, name: str) -> None:
         """What the time from now on is spent on."""
@@ -73,14 +74,14 @@ class Journal:
         """Keep a preview, [3, H, W] in [0, 1], small, where the timeline has room for another."""
         import imageio.v3 as iio
 
-        from .export.pictures import to_bytes
+        from ..export.pictures import to_bytes
 
-        last = max((int(p.stem) for p in (self.folder / TIMELINE).glob("*.jpg")), default=0)
+        last = max((step for step, _ in self.folder.moments()), default=0)
         if position < self.steps and last and position - last < self.steps / MOMENTS:
             return
         height = round(picture.shape[-2] * PREVIEW_WIDTH / picture.shape[-1])
         small = interpolate(picture[None].float(), (height, PREVIEW_WIDTH), mode="area")[0]
-        with atomic(self.folder / TIMELINE / f"{position:07}.jpg", "the preview") as partial:
+        with atomic(self.folder.moment(position), "the preview") as partial:
             partial.write_bytes(iio.imwrite("<bytes>", to_bytes(small), extension=".jpg", quality=85))
 
     @contextlib.contextmanager
@@ -114,7 +115,7 @@ class Journal:
             **self.results,
         }
         try:
-            with atomic(self.folder / RECORD, "the record") as partial:
+            with atomic(self.folder.record, "the record") as partial:
                 partial.write_text(json.dumps(record, indent=2) + "\n")
         except UserError:
             if self.status != "failed":  # else the first error is the one to be seen
@@ -136,10 +137,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def read_metrics(folder: Path) -> list[dict[str, float]]:
+def read_metrics(folder: RunFolder) -> list[dict[str, float]]:
     """Every whole line of a run's measurements, oldest first."""
     try:
-        lines = (folder / METRICS).read_text().splitlines()
+        lines = folder.metrics.read_text().splitlines()
     except (OSError, UnicodeDecodeError):
         return []
     rows = []
@@ -149,14 +150,14 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         except ValueError:  # the last line of a run that was killed
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(row)
+            rows.append({FORMER_NAMES.get(name, name): value for name, value in row.items()})
     return rows
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: RunFolder) -> dict[str, Any]:
     """A run's run.json; empty if there is none yet, or it is damaged."""
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = json.loads(folder.record.read_text())
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

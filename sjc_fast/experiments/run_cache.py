@@ -9,7 +9,7 @@ from typing import Any
 Rows = list[dict[str, Any]]
 
 
-class Ledger:
+class RunCache:
     """Rows of finished runs, a line each in a file, by what decides them.
 
     Args:

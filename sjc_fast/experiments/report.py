@@ -1,64 +1,26 @@
-"""What experiments share: where they run, what they find, and how that is written down."""
+"""What an experiment found, and how it is written down: a figure, every number, a page about all of them."""
 
 from __future__ import annotations
 
 import json
 import math
 import platform
-import statistics
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from .. import __version__
-from ..config import TrainConfig, settings_of
 from ..errors import UserError
-from ..files import atomic
-from ..scores.diffusers import DiffusersModel
+from ..storage.files import atomic
+from ..training.config import settings_of
 from . import EXPERIMENTS
-from .ledger import Ledger
-from .stages import Stage
+from .context import Context
+from .statistics import interval, values_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass
-class Context:
-    """Where an experiment runs, and how much it may take."""
-
-    model: DiffusersModel
-    name: str
-    """The model's, as given."""
-    prompt: str
-    """As given; "" for the experiments' own."""
-    stage: Stage
-    base: TrainConfig
-    """Settings that runs start from: the model's own."""
-    device: torch.device
-    seeds: tuple[int, ...]
-    small: bool
-    """As little as shows that it works."""
-    ledger: Ledger
-    """Runs of this experiment that were made already."""
-    say: Callable[[str], None]
-
-    def pick(self, full: Any, small: Any) -> Any:
-        """One of two sizes."""
-        return small if self.small else full
-
-    @property
-    def quality(self) -> str:
-        """Which figure of a judgement says how good an object is."""
-        return next(iter(self.stage.labels))
-
-    @property
-    def label(self) -> str:
-        """What it is called, with its unit."""
-        return self.stage.labels[self.quality]
 
 
 class Finding(NamedTuple):
@@ -83,63 +45,6 @@ class Finding(NamedTuple):
 
 FIELDS = ("experiment", "model", "seeds", "small", "claim", "measured", "holds", "table", "numbers")
 VERDICTS = {True: "holds here", False: "does not hold here", None: "is not decided by these runs"}
-
-
-def interval(values: Iterable[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95% confidence interval (Student's t); infinite for a single value."""
-    values = list(values)
-    if len(values) < 2:
-        return values[0], math.inf
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-    return statistics.fmean(values), half
-
-
-def above(values: Iterable[float], limit: float = 0.0) -> bool | None:
-    """Whether the mean is above a limit, if the whole interval is on one side of it."""
-    mean, half = interval(values)
-    return None if abs(mean - limit) <= half else mean > limit
-
-
-def both(one: bool | None, other: bool | None) -> bool | None:
-    """Whether two things hold, where either may be undecided."""
-    if False in (one, other):
-        return False
-    return None if None in (one, other) else True
-
-
-def values_of(rows: Iterable[dict[str, Any]], key: str, **where: Any) -> list[float]:
-    """A figure by seed, in order: means over the rows whose other figures are the given ones. Prompts are no seeds."""
-    by_seed: dict[int, list[float]] = {}
-    for r in rows:
-        if r.get(key) is not None and all(r[k] == v for k, v in where.items()):
-            by_seed.setdefault(r["seed"], []).append(float(r[key]))
-    return [statistics.fmean(by_seed[seed]) for seed in sorted(by_seed)]
-
-
-def less(one: list[float], other: list[float]) -> list[float]:
-    """Differences for the same seed."""
-    return [a - b for a, b in zip(one, other, strict=True)]
-
-
-def told(values: Iterable[float], digits: int = 3) -> str:
-    """Mean and interval, as text."""
-    mean, half = interval(values)
-    return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if math.isfinite(half) else "")
-
-
-def table_of(rows: list[dict[str, Any]], columns: dict[str, str], by: str = "variant") -> list[dict[str, str]]:
-    """Means and intervals of those figures that the rows have, a row a variant; `columns` says what they are called."""
-    table = []
-    for name in dict.fromkeys(r[by] for r in rows):
-        figures = {label: values_of(rows, key, **{by: name}) for key, label in columns.items()}
-        table.append({by: name} | {k: told(v, _digits(k, v)) for k, v in figures.items() if v})
-    return table
-
-
-def _digits(label: str, values: list[float]) -> int:
-    return 2 if "dB" in label else 3 if max(map(abs, values)) < 10 else 0
 
 
 def draw_intervals(ax: Any, rows: list[dict[str, Any]], key: str, label: str, by: str = "variant") -> None:

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..kernels.noise import normal
+from ..paas import ESTIMATORS, POWERS, combine, denoise_copies, draw_noise, noise_shape, sds_weight, weigh
+from ..rendering import render
+from ..rendering.fused import march_settings, scene_of
+from ..scene.field import VoxelField, parameter_groups
+from ..scores.protocol import NetworkModel, ScoreModel
 from .config import TrainConfig
-from .field import VoxelField, parameter_groups
-from .kernels.noise import normal
 from .losses import centre_depth_loss
-from .paas import ESTIMATORS, POWERS, combine, denoise_copies, draw_noise, noise_shape, sds_weight, weigh
-from .rendering import render
-from .rendering.fused import march_settings, scene_of
 from .schedule import Row
-from .scores.protocol import NetworkModel, ScoreModel
 
 
 class Metrics(NamedTuple):
@@ -31,8 +31,8 @@ class Metrics(NamedTuple):
     sigma: Tensor  # mean over views
     opacity: Tensor  # mean over views and pixels
     emptiness: Tensor  # mean over views, unweighted
-    score: Tensor  # root mean square of the update
-    field: Tensor  # sum of what the field stores, after the step: finite where all of it is
+    update_rms: Tensor  # root mean square of the update
+    field_sum: Tensor  # sum of what the field stores, after the step: finite where all of it is
 
 
 @dataclass
@@ -172,14 +172,14 @@ class FusedStep(Step):
         return (self.field.background,) if self.config.field.background == "texture" else ()
 
     def render(self, row: Row) -> Views:
-        from .kernels.march import march_forward
+        from ..kernels.march import march_forward
 
         scene = tuple(t.detach() for t in scene_of(self.field, row.cameras, self.background(row)))
         saved = march_forward(scene, height=self.size, width=self.size, slots=row.slots, **self.march)
         return Views(*saved[:4], kept=(scene, saved))
 
     def score(self, x: Tensor, row: Row) -> Tensor:
-        from .kernels.paas import combine, perturb
+        from ..kernels.paas import combine, perturb
 
         config, model = self.config, self.model
         if not self.capturable:  # no network to ask directly, or no kernels for it
@@ -198,12 +198,12 @@ class FusedStep(Step):
         return combine(x, row.sigma, answer, *noise, self.guidance, **kind, **options)
 
     def chain(self, views: Views, v_features: Tensor, v_emptiness: Tensor, v_depth: Tensor | None) -> None:
-        from .kernels.march import march_accumulate
+        from ..kernels.march import march_accumulate
 
         march_accumulate(self.grads, *views.kept, v_features, v_emptiness, v_depth, **self.march)
 
     def optimise(self, row: Row) -> None:
-        from .kernels.adamax import adam_step, adamax_step
+        from ..kernels.adamax import adam_step, adamax_step
 
         field, number = self.field, row.step + 1
         density, features, texture, scale = self.grads

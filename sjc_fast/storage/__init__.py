@@ -1,0 +1,1 @@
+"""Files and tensors on disk, written whole or not at all."""

@@ -1,0 +1,1 @@
+"""The training step: configuration, schedule, losses, steps, CUDA graphs, the trainer, checkpoints."""
