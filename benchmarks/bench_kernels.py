@@ -75,10 +75,7 @@ def bench_trilinear_sample(timed, backend, device, way):
     if backend == "triton":
         from sjc_fast.kernels.trilinear import trilinear_sample as sample
     else:
-
-        def sample(grid: Tensor, points: Tensor) -> Tensor:
-            lookup = grid.permute(3, 0, 1, 2)[None]
-            return torch.nn.functional.grid_sample(lookup, points[None, None, None], align_corners=False)
+        from sjc_fast.kernels.trilinear.reference import trilinear_sample as sample
 
     job = (lambda: sample(grid, points)) if way == "forward" else (lambda: both_ways(sample(grid, points), [grid]))
     moved = len(points) * (12 + 8 * 16 + 16) * (1 if way == "forward" else 2)
@@ -95,16 +92,11 @@ def bench_composite(timed, backend, device, way):
     behind, entry = torch.zeros(4096, 4, device=device), torch.ones(4096, device=device)
     if backend == "triton":
         from sjc_fast.kernels.composite import composite
-
-        def shade() -> Tensor:
-            return composite(density, features, behind, entry, step=0.01).features
     else:
+        from sjc_fast.kernels.composite.reference import composite
 
-        def shade() -> Tensor:
-            thickness = density * 0.01
-            through = torch.exp(thickness - thickness.cumsum(1))
-            weights = through * -torch.expm1(-thickness)
-            return (weights[..., None] * features).sum(1) + (1 - weights.sum(1))[:, None] * behind
+    def shade() -> Tensor:
+        return composite(density, features, behind, entry, step=0.01)[0]
 
     job = shade if way == "forward" else (lambda: both_ways(shade(), [density, features]))
     timed(
@@ -117,7 +109,7 @@ def bench_composite(timed, backend, device, way):
 
 @pytest.mark.parametrize(("backend", "device"), WITH_NATIVE)
 @pytest.mark.parametrize("name", ["adamax", "adam"])
-def bench_optimiser(timed, backend, device, name):
+def bench_optimizer(timed, backend, device, name):
     """One step over 100^3 x 4 numbers, the gradient zeroed afterwards."""
     param, gradient = (torch.ones(100**3, 4, device=device) for _ in range(2))
     if backend != "reference":
@@ -128,7 +120,7 @@ def bench_optimiser(timed, backend, device, name):
         rate, count = torch.tensor(0.05, device=device), torch.tensor(1, device=device)
 
         def job() -> None:
-            step(param, gradient, *moments, rate, count, native=backend == "cpu")
+            step(param, gradient, *moments, rate, count, backend=backend)
     else:
         param.requires_grad_()
         param.grad = gradient

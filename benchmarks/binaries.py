@@ -18,10 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import triton
-from sjc_fast.kernels import adamax_kernels, bricks_kernels, composite, march_kernels, march_triton, paas, trilinear
-from sjc_fast.kernels.launch import INTERPRETING, OPTIONS
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from sjc_fast.kernels.adamax import kernels as adamax
+from sjc_fast.kernels.bricks import kernels as bricks
+from sjc_fast.kernels.composite import kernels as composite
+from sjc_fast.kernels.march import kernels as march
+from sjc_fast.kernels.march import launch
+from sjc_fast.kernels.options import INTERPRETING, OPTIONS
+from sjc_fast.kernels.paas import kernels as paas
+from sjc_fast.kernels.trilinear import kernels as trilinear
 
 from .report import save
 
@@ -83,18 +90,28 @@ def variants() -> list[Variant]:
     found = []
     for precision, views in (("fp32", 1), ("fp16", 1), ("fp16", 8), ("fp16", 64)):
         found += _march_pair(f"{precision}, {views} x 64^2", 4, False, views * 64 * 64, f"*{precision}")
-    found += _march_pair("fp32 C=3 colours, 1 x 64^2", 3, True, 64 * 64, "*fp32")
+    found += _march_pair("fp32 C=3 colors, 1 x 64^2", 3, True, 64 * 64, "*fp32")
     constants = {"C": 4, "STRIDE": 4, "SIGMOID": False, "TEXTURE": True, "SKIP": True, "SEGMENTS": 1, "LANES": 1}
-    constants |= march_triton._tile(32, 512) | {"TEST": 4}
-    found.append(Variant("march_forward skipping", march_kernels.march_forward, constants, {}, registers=96))
+    constants |= launch.tile_of(32, 512) | {"TEST": 4}
+    found.append(
+        Variant("march_forward skipping", march.march_forward, constants, {}, registers=launch.FORWARD_REGISTERS)
+    )
     backward = next(v for v in found if v.name.startswith("march_backward"))
     wide = dict.fromkeys(("grad_density", "grad_features", "grad_background", "grad_log_scale"), "*i64")
     fixed = backward.constants | {"FIXED": True, "DEPTH": True, "OPACITY": True}
-    found.append(Variant("march_backward deterministic", backward.kernel, fixed, backward.types | wide, registers=128))
-    rays = {"C": 4, "RAYS": composite._RAYS, "LANES": composite._LANES}
+    found.append(
+        Variant(
+            "march_backward deterministic",
+            backward.kernel,
+            fixed,
+            backward.types | wide,
+            registers=launch.BACKWARD_REGISTERS,
+        )
+    )
+    rays = {"C": 4, "RAYS": composite.RAYS_A_PROGRAM, "LANES": composite.LANES_A_RAY}
     found.append(Variant("composite", composite.composite_kernel, rays, {}))
     found.append(Variant("composite backward", composite.composite_gradient_kernel, rays, {}))
-    points = {"C": 4, "WIDE": 4, "BLOCK": trilinear._BLOCK}
+    points = {"C": 4, "WIDE": 4, "BLOCK": trilinear.BLOCK_SIZE}
     found.append(Variant("trilinear", trilinear.sample_kernel, points, {}, warps=4))
     both = points | {"TO_GRID": True, "TO_POINTS": True}
     found.append(Variant("trilinear backward", trilinear.gradient_kernel, both, {}, warps=4))
@@ -105,29 +122,29 @@ def variants() -> list[Variant]:
         "ROW": 4,
         "GRAD_ROW": 4,
         "COPY_ROW": 4,
-        "BLOCK": adamax_kernels.BLOCK_SIZE,
+        "BLOCK": adamax.BLOCK_SIZE,
     }
     pointers = {"copy": "*fp16", "step": "*i64", "rate": "*fp64"}
-    found.append(Variant("adamax", adamax_kernels.update_kernel, update, pointers, warps=4))
+    found.append(Variant("adamax", adamax.optimizer_kernel, update, pointers, warps=4))
     refresh = update | {"BRICKS": True, "ROW": 100, "GRAD_ROW": 100, "COPY_ROW": 100}
-    found.append(Variant("optimiser with bricks", adamax_kernels.update_kernel, refresh, pointers, warps=4))
+    found.append(Variant("optimizer with bricks", adamax.optimizer_kernel, refresh, pointers, warps=4))
     batch = {"CHANNELS": 4, "DRAWN": 1, "MIRRORED": False, "DOUBLED": True, "PATCH": 1, "LAST": True}
-    batch["BLOCK"] = paas._BLOCK
+    batch["BLOCK"] = paas.BLOCK_SIZE
     noise = {"seed": "*i64", "step": "*i64", "out": "*fp16"}
     found.append(Variant("perturb", paas.perturb_kernel, batch, noise, warps=4))
     answers = {"seed": "*i64", "step": "*i64", "answer": "*fp16"}
-    kinds = {"PREDICTION": 0, "POWER": 1, "FITTED": False}
-    found.append(Variant("combine", paas.combine_kernel, batch | kinds, answers, warps=4))
-    fit = {"COUNT": 8, "PREDICTION": 0, "CHANNELS": 4, "DOUBLED": True, "PATCH": 1, "LAST": True, "BLOCK": 1024}
+    plain = {"FITTED": False}
+    found.append(Variant("paas update", paas.paas_update_kernel, batch | plain, answers, warps=4))
+    fit = {"COUNT": 8, "CHANNELS": 4, "DOUBLED": True, "PATCH": 1, "LAST": True, "BLOCK": paas.REGRESSION_BLOCK}
     found.append(Variant("regress", paas.regress_kernel, fit, answers, warps=8))
-    many = batch | kinds | {"FITTED": True, "DRAWN": 8}
-    found.append(Variant("combine fitted", paas.combine_kernel, many, answers, warps=4))
-    found.append(Variant("brick_maximum", bricks_kernels.brick_kernel, {"COUNT": 1}, {"bricks": "i32"}, warps=4))
+    many = batch | {"FITTED": True, "DRAWN": 8}
+    found.append(Variant("paas update fitted", paas.paas_update_kernel, many, answers, warps=4))
+    found.append(Variant("brick_maximum", bricks.brick_kernel, {"COUNT": 1}, {"bricks": "i32"}, warps=4))
     return found
 
 
 def _march_pair(label: str, channels: int, sigmoid: bool, rays: int, pointer: str) -> list[Variant]:
-    lanes, segments = march_triton.split(rays)
+    lanes, segments = launch.split(rays)
     shared = {
         "C": channels,
         "STRIDE": channels,
@@ -136,12 +153,12 @@ def _march_pair(label: str, channels: int, sigmoid: bool, rays: int, pointer: st
         "SEGMENTS": segments,
         "LANES": lanes,
     }
-    forward = shared | march_triton._tile(32 // lanes, 64) | {"SKIP": False, "TEST": march_triton._chunks(segments)}
-    backward = shared | march_triton._tile(32, 64) | {"FIXED": False, "DEPTH": False, "OPACITY": False, "SPAN": 1}
+    forward = shared | launch.tile_of(32 // lanes, 64) | {"SKIP": False, "TEST": launch.chunks_between_tests(segments)}
+    backward = shared | launch.tile_of(32, 64) | {"FIXED": False, "DEPTH": False, "OPACITY": False, "SPAN": 1}
     types = {"density": pointer, "features": pointer}
     return [
-        Variant(f"march_forward {label}", march_kernels.march_forward, forward, types, registers=96),
-        Variant(f"march_backward {label}", march_kernels.march_backward, backward, types, registers=128),
+        Variant(f"march_forward {label}", march.march_forward, forward, types, registers=launch.FORWARD_REGISTERS),
+        Variant(f"march_backward {label}", march.march_backward, backward, types, registers=launch.BACKWARD_REGISTERS),
     ]
 
 
@@ -156,7 +173,7 @@ def compile_variant(variant: Variant, arch: int) -> Row:
         return types.get(name) or ("i32" if name in INTEGERS else "fp32" if name in FLOATS else "*fp32")
 
     signature = {n: kind(n) for n in names}
-    # As the launcher marks them: pointers, and sizes that divide by 16 where the kernel is specialised on sizes.
+    # As the launcher marks them: pointers, and sizes that divide by 16 where the kernel is specialized on sizes.
     free = {p.name for p in variant.kernel.params if p.do_not_specialize}
     known = [n for n in names if signature[n].startswith("*") or (signature[n] == "i32" and n not in free)]
     aligned = {(names.index(n),): [["tt.divisibility", 16]] for n in known}
@@ -233,7 +250,7 @@ def _compile_by_name(job: tuple[str, int]) -> Row:
 
 
 def main(arguments: list[str]) -> None:
-    """`[--json] [--save] [arch ...]`: sm_90 in full by default; elsewhere the first two pairs and the optimiser."""
+    """`[--json] [--save] [arch ...]`: sm_90 in full by default; elsewhere the first two pairs and the optimizer."""
     as_json = "--json" in arguments
     names = [v.name for v in variants()]
     jobs = []

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from sjc_fast.kernels.launch import OPTIONS
 from torch import Tensor
 
+from sjc_fast.kernels.options import OPTIONS
 from sjc_fast.training import graphs
 
 FLUSH = 256 << 20  # bytes written before a cold timing: more than any L2 cache
@@ -119,7 +119,7 @@ def gather_kernel(
 def walk(resolution: int, rays: int, samples: int, device: torch.device, along: bool) -> Tensor:
     """Cells [rays x samples] (int32 base voxels) of straight walks at half-voxel steps, as rays make them.
 
-    With `along`, neighbouring numbers are neighbours on a ray (as on the lanes of the forward pass), else neighbouring
+    With `along`, neighboring numbers are neighbors on a ray (as on the lanes of the forward pass), else neighboring
     rays (as on those of the backward pass).
     """
     generator = torch.Generator().manual_seed(0)

@@ -29,19 +29,19 @@ if not torch.cuda.is_available():
 from sjc_fast.kernels import adamax
 from sjc_fast.kernels import bricks as skippable
 from sjc_fast.kernels import march as marching
-from sjc_fast.kernels import march_triton as module
 from sjc_fast.kernels.composite import composite
+from sjc_fast.kernels.composite import reference as composite_reference
+from sjc_fast.kernels.contract import Gradients, Scene, Upstream
+from sjc_fast.kernels.march import launch
 from sjc_fast.kernels.noise import normal
-from sjc_fast.kernels.paas import combine, perturb
+from sjc_fast.kernels.paas import Coefficients, fused_paas_update, perturb
 from sjc_fast.kernels.trilinear import trilinear_sample
-
 from sjc_fast.rendering import render
 from sjc_fast.rendering.checks import (
     FEATURE_FLIP,
     GRADIENT,
     SMALL,
     VALUE,
-    composite_plainly,
     doubled,
     errors,
     make_cameras,
@@ -58,7 +58,7 @@ from .work import count_work, floors
 
 # Triton's code, also where there is no GPU: toy sizes go through its interpreter, not through the C++ code.
 march, march_forward, march_accumulate, march_skip, adamax_step, adam_step, brick_maximum = (
-    functools.partial(function, native=False)
+    functools.partial(function, backend="triton")
     for function in (
         marching.march, marching.march_forward, marching.march_accumulate, marching.march_skip,
         adamax.adamax_step, adamax.adam_step, skippable.brick_maximum,
@@ -70,10 +70,10 @@ TARGETS = {
     "paper_setting_times_faster": 30,
     "paper_setting_memory_share": 1 / 20,
     "eight_views_fog_over_floor": 2.0,
-    "optimiser_share_of_copy": 0.70,
+    "optimizer_share_of_copy": 0.70,
     "step_ms": 8.0,
     "ten_thousand_steps_s": 80.0,
-    "rendering_and_optimiser_share": 0.05,
+    "rendering_and_optimizer_share": 0.05,
     "unet_share_of_matmul_peak_n8": 0.50,
     "step_reserved_gb": 3.5,
     "step_times_faster_than_plain": 6.0,
@@ -97,7 +97,7 @@ def numerics(s: Session) -> list[dict[str, Any]]:
 
 
 def operations(s: Session) -> list[dict[str, Any]]:
-    """trilinear_sample, composite and the optimiser steps against PyTorch, and how long they take."""
+    """trilinear_sample, composite and the optimizer steps against PyTorch, and how long they take."""
     points_count, resolution, rays, samples = (200, 6, 20, 9) if s.small else (1 << 20, 100, 4096, 256)
     device, generator = s.device, torch.Generator().manual_seed(0)
     grid = torch.randn(resolution, resolution, resolution, 4, generator=generator).to(device)
@@ -116,7 +116,7 @@ def operations(s: Session) -> list[dict[str, Any]]:
         s,
         "composite",
         lambda *x: composite(*x, step=0.01).features,
-        lambda *x: composite_plainly(*x, 0.01, 10.0)[0],
+        lambda *x: composite_reference.composite(*x, step=0.01)[0],
         [density, features, behind, entry],
         to=3,
         limit=1e-3,  # a weight at the gate may fall on either side of it, with a feature of size 5 or more
@@ -169,36 +169,45 @@ def differentiable(s: Session, name: str, mine, plain, tensors: list, to: int, l
 
 
 def batches(s: Session) -> list[dict[str, Any]]:
-    """perturb and combine against their plain versions at Stable Diffusion's size, N = 1 and 8 with guidance."""
+    """perturb and the PAAS update against plain versions at Stable Diffusion's size, N = 1 and 8 with guidance."""
     found = []
     for samples in (2,) if s.small else (1, 8):
         x = torch.randn(1, 4, *(2 * ([4] if s.small else [64])), device=s.device)
         sigma, g = torch.tensor([2.5], device=s.device), torch.tensor(100.0, device=s.device)
         seed, step = torch.tensor(7, device=s.device), torch.tensor(3, device=s.device)
+        numbers = epsilon_coefficients(sigma)
         noise = normal(7, 3, samples * x.numel(), s.device).reshape(1, samples, *x.shape[1:])
 
-        def ask(x=x, sigma=sigma, seed=seed, step=step, samples=samples):
-            return perturb(x, sigma, seed, step, noise_samples=samples, doubled=True)
+        def ask(x=x, sigma=sigma, numbers=numbers, seed=seed, step=step, samples=samples):
+            return perturb(x, sigma, numbers.c_in, seed, step, noise_samples=samples, doubled=True)
 
         batch = ask()
         exact = ((x[:, None] + 2.5 * noise) / (1 + 2.5**2) ** 0.5).flatten(0, 1)
         error = float((batch[:samples].float() - exact).abs().max())
         found.append({"op": f"perturb, N = {samples}", "error": error, "limit": 5e-3, "seconds": s.clock.samples(ask)})
 
-        def answer(x=x, sigma=sigma, batch=batch, seed=seed, step=step, g=g, samples=samples):
-            return combine(x, sigma, batch, seed, step, g, noise_samples=samples)
+        rest = (numbers, 1 / sigma, batch, seed, step, g)
+
+        def answer(x=x, sigma=sigma, rest=rest, samples=samples):
+            return fused_paas_update(x, sigma, *rest, noise_samples=samples)
 
         cond, uncond = batch.double().chunk(2)
         said = (uncond + 100 * (cond - uncond)).reshape(noise.shape)
         error = float((answer() - (noise - said).mean(1)).abs().max())
         found.append(
-            {"op": f"combine, N = {samples}", "error": error, "limit": 1e-3, "seconds": s.clock.samples(answer)}
+            {"op": f"paas update, N = {samples}", "error": error, "limit": 1e-3, "seconds": s.clock.samples(answer)}
         )
     return found
 
 
+def epsilon_coefficients(sigma: torch.Tensor) -> Coefficients:
+    """Of a network that predicts the noise, at noise levels [V]."""
+    one = torch.ones_like(sigma)
+    return Coefficients((1 + sigma**2).rsqrt(), one, 0 * one, -sigma, 500 * one)
+
+
 def time_update(s: Session, step, resolution: int) -> dict[str, Any]:
-    """One optimiser step over density-sized rows of 4, with the half-precision copy; its bytes, and the plain one."""
+    """One optimizer step over density-sized rows of 4, with the half-precision copy; its bytes, and the plain one."""
     param, gradient, first, second = (torch.ones(resolution**3, 4, device=s.device) for _ in range(4))
     copy, rate = torch.empty_like(param, dtype=torch.float16), torch.tensor(0.05, device=s.device)
     count = torch.ones((), dtype=torch.int64, device=s.device)
@@ -219,7 +228,7 @@ def determinism(s: Session) -> dict[str, Any]:
     leaves = (field.density, field.features, field.background, field.density_scale)
 
     def gradients(deterministic: bool):
-        out = march(*tensors, height=size, width=size, step=field.step_size(),
+        out = march(tensors, height=size, width=size, step=field.step_size(),
                     deterministic=deterministic)  # fmt: skip
         return torch.autograd.grad(out.features.square().sum() + 1e4 * out.emptiness.sum(), leaves)
 
@@ -245,37 +254,37 @@ def rates(s: Session) -> dict[str, Any]:
 
 
 def training_step(field, cameras, size: int, half: bool):
-    """Forward, backward and optimiser of one training step as closures over persistent buffers; no autograd."""
-    scene = tuple(t.detach() for t in scene_of(field, cameras))
-    masters = [t.clone() for t in scene[:4]]
-    reads = [t.half() for t in scene[:2]] if half else [t.clone() for t in scene[:2]]
-    tensors = (*reads, *masters[2:], *scene[4:])
+    """Forward, backward and optimizer of one training step as closures over persistent buffers; no autograd."""
+    scene = Scene(*(t.detach() for t in scene_of(field, cameras)))
+    masters = [t.clone() for t in (scene.density, scene.features, scene.background, scene.log_scale)]
+    density, features, background, log_scale = masters
+    reads = [t.half() if half else t.clone() for t in (density, features)]
+    tensors = Scene(*reads, background, log_scale, scene.c2w, scene.fov, scene.box)
     device = field.box.device
     shapes = (masters[0].shape, (*masters[0].shape, 4), (4, 4, 4), ())
-    grads = [torch.zeros(x, device=device) for x in shapes]
+    grads = Gradients(*(torch.zeros(x, device=device) for x in shapes))
     moments = [[torch.zeros_like(m) for _ in range(2)] for m in masters]
     rate, count = torch.full((), 1e-5, device=device), torch.ones((), dtype=torch.int64, device=device)
     up = torch.randn(len(cameras), 4, size, size, generator=torch.Generator().manual_seed(0)).to(device)
-    v_emptiness = torch.full((len(cameras),), 1e4, device=device)
+    upstream = Upstream(up, emptiness=torch.full((len(cameras),), 1e4, device=device))
     options = {"step": field.step_size(), "density_shift": field.density_shift}
-    saved = march_forward(tensors, height=size, width=size, **options)
+    _, saved = march_forward(tensors, height=size, width=size, **options)
 
     def forward():
         return march_forward(tensors, height=size, width=size, **options)
 
     def backward():
-        march_accumulate(grads, tensors, saved, up, v_emptiness, **options)
+        march_accumulate(grads, tensors, saved, upstream, **options)
 
     def update():
-        texture = grads[2].permute(2, 0, 1).contiguous()
-        for i, grad in enumerate((grads[0], grads[1], texture, grads[3])):
+        texture = grads.texture.permute(2, 0, 1).contiguous()
+        for i, grad in enumerate((grads.density, grads.features, texture, grads.log_scale)):
             copy = reads[i] if half and i < 2 else None
             adamax_step(masters[i], grad, *moments[i], rate, count, copy=copy)
-        grads[2].zero_()
+        grads.texture.zero_()
 
     def step():
-        out = forward()
-        march_accumulate(grads, tensors, out, up, v_emptiness, **options)
+        march_accumulate(grads, tensors, forward()[1], upstream, **options)
         update()
 
     buffers = {"masters": masters, "grads": grads}
@@ -354,30 +363,30 @@ def reference_times(s: Session) -> list[dict[str, Any]]:
 
 
 def plans(s: Session) -> list[dict[str, Any]]:
-    """Lanes and segments: which split of the rays is fastest, for the table in `march.split`."""
+    """Lanes and segments: which split of the rays is fastest, for the table in `march.launch.split`."""
     sizes = [(4, 1, 4)] if s.small else [(64, 1, 100), (64, 8, 100), (256, 1, 100)]
     choices = (2,) if s.small else (1, 2, 4, 8, 16)
-    found, usual = [], module.split
+    found, usual = [], launch.split
     try:
         for size, views, resolution in sizes:
             for kind in s.kinds:
-                for share in choices:
+                for lanes in choices:
                     if s.late:
                         return [*found, {"note": "out of time: the rest was not measured"}]
-                    module.split = lambda _rays, share=share: (share, share)
+                    launch.split = lambda _rays, lanes=lanes: (lanes, lanes)
                     parts = training_step(s.field(kind, resolution), s.cameras(views), size, half=True)
                     row = {
                         "size": size,
                         "views": views,
                         "grid": resolution,
                         "scene": kind,
-                        "lanes": share,
-                        "segments": share,
+                        "lanes": lanes,
+                        "segments": lanes,
                     }
                     row |= {f"{n}_us": 1e6 * median(s.clock.samples(parts[n])) for n in ("forward", "backward")}
                     found.append(row)
     finally:
-        module.split = usual
+        launch.split = usual
     return found
 
 
@@ -389,14 +398,14 @@ def skipping(s: Session) -> list[dict[str, Any]]:
         field, cameras = s.field(kind, resolution), s.cameras(1)
         scene, options = scene_of(field, cameras), {"height": size, "width": size, "step": field.step_size()}
         with torch.no_grad():
-            bricks = brick_maximum(scene[0])
-            difference = (march(*scene, **options).opacity - march_skip(*scene, bricks, **options).opacity).abs().max()
+            bricks = brick_maximum(scene.density)
+            difference = (march(scene, **options).opacity - march_skip(scene, bricks, **options).opacity).abs().max()
             found.append({
                 "scene": kind, "size": size, "grid": resolution, "opacity_difference": float(difference),
                 "passes": float(difference) < 1e-5 * 3.5 * resolution,
-                "plain_seconds": s.clock.samples(lambda t=scene, o=options: march(*t, **o)),
-                "skipping_seconds": s.clock.samples(lambda t=scene, b=bricks, o=options: march_skip(*t, b, **o)),
-                "bricks_seconds": s.clock.samples(lambda t=scene: brick_maximum(t[0])),
+                "plain_seconds": s.clock.samples(lambda t=scene, o=options: march(t, **o)),
+                "skipping_seconds": s.clock.samples(lambda t=scene, b=bricks, o=options: march_skip(t, b, **o)),
+                "bricks_seconds": s.clock.samples(lambda t=scene: brick_maximum(t.density)),
             })  # fmt: skip
     return found
 
@@ -472,8 +481,9 @@ def touch() -> None:
         torch.ones(2, device=device),
         torch.tensor(1, device=device),
     )
-    batch = perturb(x, sigma, number, number, noise_samples=2, antithetic=True, doubled=True)
-    combine(x, sigma, batch, number, number, sigma[0], noise_samples=2, antithetic=True)
+    numbers = epsilon_coefficients(sigma)
+    batch = perturb(x, sigma, numbers.c_in, number, number, noise_samples=2, antithetic=True, doubled=True)
+    fused_paas_update(x, sigma, numbers, sigma, batch, number, number, sigma[0], noise_samples=2, antithetic=True)
 
 
 def of_steps(name: str) -> Callable[[Session], Any]:
@@ -514,18 +524,18 @@ def verdict(result: dict[str, Any]) -> dict[str, Any]:
             if fused:
                 faster = 1e6 * median(r["reference_seconds"]) / fused
                 judged.setdefault("paper_setting_times_faster", {})[key] = faster
-            share = r["triton_peak_bytes"] / r["reference_peak_bytes"]
-            judged.setdefault("paper_setting_memory_share", {})[key] = share
+            memory = r["triton_peak_bytes"] / r["reference_peak_bytes"]
+            judged.setdefault("paper_setting_memory_share", {})[key] = memory
     judged |= step_verdict([r for r in result.get("steps", []) if isinstance(r, dict) and "step_seconds" in r])
     copy = result.get("rates", {}).get("100", {}).get("copy_bytes")
     for r in result.get("operations", []):
         if isinstance(r, dict) and "bytes" in r and copy:
-            judged.setdefault("optimiser_share_of_copy", {})[r["op"]] = r["bytes"] / median(r["seconds"]) / copy
+            judged.setdefault("optimizer_share_of_copy", {})[r["op"]] = r["bytes"] / median(r["seconds"]) / copy
     return judged
 
 
 def step_verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of whole steps: the best way to take one with one noise sample, and what the issue asks of it."""
+    """Of whole steps: the best way to take one with one noise sample, against its targets."""
     judged: dict[str, Any] = {}
     plain = [r for r in rows if r["mode"] == "plain"]
     ways = {f"{r['mode']} {r['attention']}": r for r in rows if r["samples"] == 1 and r["mode"] != "plain"}
@@ -538,8 +548,8 @@ def step_verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
             faster = median(plain[0]["step_seconds"]) / seconds
             judged.setdefault("step_times_faster_than_plain", {})[way] = faster
         if "parts_seconds" in r:
-            ours = sum(median(r["parts_seconds"][p]) for p in ("rendering", "optimiser"))
-            judged.setdefault("rendering_and_optimiser_share", {})[way] = ours / seconds
+            ours = sum(median(r["parts_seconds"][p]) for p in ("rendering", "optimizer"))
+            judged.setdefault("rendering_and_optimizer_share", {})[way] = ours / seconds
     for r in rows:
         if r["samples"] == 8 and "unet_share_of_matmul_peak" in r:
             way = f"{r['mode']} {r['attention']}"

@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from sjc_fast.scores.diffusers import DiffusersModel
 
 #: Configurations of unet, vae and text encoder, as changes to the libraries' defaults.
 SHAPES: dict[str, dict[str, dict[str, Any]]] = {
@@ -107,3 +110,24 @@ def stable_diffusion(
 def ddim(folder: Path) -> DDIMScheduler:
     """The noise table of a saved pipeline."""
     return DDIMScheduler.from_pretrained(folder / "scheduler", clip_sample=False)
+
+
+class StandIn(DiffusersModel):
+    """A score model of a UNet with random weights; its texts are random embeddings, and it has no VAE."""
+
+    def __init__(self, unet: Any, device: torch.device | str, dtype: torch.dtype) -> None:
+        super().__init__(unet, DDIMScheduler(**NOISE_TABLE), _no_text, _no_vae, device=device, dtype=dtype, upscale=8)
+
+    def encode(self, prompts: list[str]) -> Tensor:
+        """Random numbers of the size that CLIP's have, another row for every prompt."""
+        width = self.unet.config.cross_attention_dim
+        generator = torch.Generator().manual_seed(len(prompts))
+        return torch.randn(len(prompts), 77, width, generator=generator).to(self.device)
+
+
+def _no_text() -> Any:
+    raise RuntimeError("a stand-in has no text encoder")
+
+
+def _no_vae() -> Any:
+    raise RuntimeError("a stand-in has no VAE")

@@ -32,15 +32,15 @@ def training_directions(around: int, elevations: tuple[float, ...]) -> tuple[Dir
     )
 
 
-def exact_pictures(name: str, colour: str, cameras: Any, size: int) -> torch.Tensor:
+def exact_pictures(name: str, color: str, cameras: Any, size: int) -> torch.Tensor:
     """Exact pictures of a scene over the known background, [V, 3, size, size] in [-1, 1]."""
-    colours = ParsedPrompt(name, colour).colours()
-    return render_views(name, cameras, size).paint(*colours, torch.tensor(BACKGROUND)) * 2 - 1
+    colors = ParsedPrompt(name, color).colors()
+    return render_views(name, cameras, size).paint(*colors, torch.tensor(BACKGROUND)) * 2 - 1
 
 
 def recover(
     name: str = "mushroom",
-    colour: str = "red",
+    color: str = "red",
     *,
     resolution: int = 64,
     size: int = 64,
@@ -53,7 +53,7 @@ def recover(
     """Train on the exact score and measure PSNR (dB, peak 1) at 8 unseen cameras."""
     directions = training_directions(around, elevations)
     azimuth, elevation = (torch.tensor([getattr(d, k)[0] for d in directions]) for k in ("azimuth", "elevation"))
-    pictures = exact_pictures(name, colour, orbit(azimuth, elevation, RADIUS, FOV), size)
+    pictures = exact_pictures(name, color, orbit(azimuth, elevation, RADIUS, FOV), size)
     words = [f"{d.words} it" for d in directions]
     model = MixtureModel(pictures, select=lambda prompt: torch.tensor([w == prompt for w in words]))
     settings = {
@@ -63,12 +63,12 @@ def recover(
         "seed": seed,
         "guidance": 1.0,
         "noise_samples": 1,
-        "cameras": {"law": "directions", "spread": 0.0, "radius": RADIUS, "fov": [FOV, FOV]},
+        "cameras": {"sampling": "directions", "spread": 0.0, "radius": RADIUS, "fov": [FOV, FOV]},
         "field": {
             "resolution": resolution,
             "feature_std": 0.1,
             "background": "plain",
-            "background_colour": list(BACKGROUND),
+            "background_color": list(BACKGROUND),
         },
         "score": {"weighting": "sigma2", "sigma": {"mode": "random", "drop_largest": 0, "drop_smallest": 0}},
         "losses": {"emptiness_weight": 0.0},
@@ -83,7 +83,7 @@ def recover(
     seconds = time.monotonic() - started
 
     unseen = ring(8, 25.0, RADIUS, FOV, start=180 / around)
-    truth = exact_pictures(name, colour, unseen, size)
+    truth = exact_pictures(name, color, unseen, size)
     plain = torch.tensor(BACKGROUND).expand(8, 3) * 2 - 1
     with torch.no_grad():
         views = render(trainer.field, unseen, size, background=plain).features

@@ -21,18 +21,16 @@ from statistics import median
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
-from sjc_fast.kernels.paas import perturb
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sjc_fast import load_score_model
+from sjc_fast.kernels.paas import Coefficients, perturb
 from sjc_fast.rendering import render
 from sjc_fast.runs.settings import PRESETS, default_config
 from sjc_fast.scores.attention import use_attention, xformers_problem
-from sjc_fast.scores.diffusers import DiffusersModel
 from sjc_fast.training import graphs
 from sjc_fast.training.config import TrainConfig, merge
+from sjc_fast.training.losses import upstream_gradients
 from sjc_fast.training.trainer import Readout, Trainer
 
 from . import pipelines
@@ -43,30 +41,7 @@ from .trace import draw, spans
 ROWS = 2000  # steps of a schedule that is measured: more than are taken
 
 
-class StandIn(DiffusersModel):
-    """A score model of a UNet with random weights; its texts are random embeddings, and it has no VAE."""
-
-    def __init__(self, unet: Any, device: torch.device | str, dtype: torch.dtype) -> None:
-        super().__init__(
-            unet, DDIMScheduler(**pipelines.NOISE_TABLE), _no_text, _no_vae, device=device, dtype=dtype, upscale=8
-        )
-
-    def encode(self, prompts: list[str]) -> Tensor:
-        """Random numbers of the size that CLIP's have, another row for every prompt."""
-        width = self.unet.config.cross_attention_dim
-        generator = torch.Generator().manual_seed(len(prompts))
-        return torch.randn(len(prompts), 77, width, generator=generator).to(self.device)
-
-
-def _no_text() -> Any:
-    raise RuntimeError("a stand-in has no text encoder")
-
-
-def _no_vae() -> Any:
-    raise RuntimeError("a stand-in has no VAE")
-
-
-def stand_in(s: Session, attention: str = "sdpa", compiled: bool = False) -> StandIn:
+def stand_in(s: Session, attention: str = "sdpa", compiled: bool = False) -> pipelines.StandIn:
     """The model of a session: of Stable Diffusion 1.5's shape in half precision, or tiny."""
     dtype = torch.float32 if s.small else torch.float16
     torch.manual_seed(0)
@@ -77,7 +52,7 @@ def stand_in(s: Session, attention: str = "sdpa", compiled: bool = False) -> Sta
             unet = pipelines.unet("tiny" if s.small else "1.5")
     finally:
         torch.set_default_dtype(usual)
-    model = StandIn(unet, s.device, dtype)
+    model = pipelines.StandIn(unet, s.device, dtype)
     model.attention = use_attention(unet, attention, s.device, dtype)
     if compiled:
         unet.compile(dynamic=False, **({"backend": "eager"} if s.small else {}))
@@ -104,7 +79,7 @@ def unet_flops(shape: str) -> int:
     return counter.get_total_flops()
 
 
-def warmed(s: Session, model: StandIn, samples: int, graph: bool) -> Trainer:
+def warmed(s: Session, model: pipelines.StandIn, samples: int, graph: bool) -> Trainer:
     """A run that has taken its warm-up and one step more: the first replay, if it can have one."""
     run = Trainer(configuration(s, samples, graph=graph), model, s.device)
     for _ in range(graphs.WARM_UP + 1):
@@ -165,28 +140,34 @@ def step_row(s: Session, samples: int, mode: str, attention: str) -> dict[str, A
 
 def step_parts(run: Trainer) -> dict[str, Callable[[], Any]]:
     """What a step consists of, each on inputs as they are in the step."""
-    step, row, config = run.take, run.schedule[0], run.config
-    views = step.render(row)
-    update = torch.randn_like(views.features)
-    weight = row.emptiness_weight.expand(config.views)
-    batch = perturb(views.features, row.sigma, step.seed, row.step, noise_samples=config.noise_samples,
-                    doubled=True, dtype=run.model.dtype)  # fmt: skip
-    level = row.sigma.repeat_interleave(2 * config.noise_samples)
-    text = step.conditions.prompts[:1].expand(len(batch), -1, -1).contiguous()
+    step, row, scorer = run.train_step, run.schedule[0], run.train_step.scorer
+    rendering, _ = step.render(row)
+    options = {"noise_samples": run.config.noise_samples, "doubled": True, "dtype": run.model.dtype}
+    numbers = Coefficients(*row.coefficients)
+    batch = perturb(rendering.features, row.sigma, numbers.c_in, scorer.seed, row.step, **options)
+    c_noise = numbers.c_noise.repeat_interleave(2 * run.config.noise_samples)
+    text = scorer.conditions.prompts[:1].expand(len(batch), -1, -1).contiguous()
+    update = torch.randn_like(rendering.features)
+    upstream = upstream_gradients(update, rendering, row.loss_weights, step.settings.losses)
+
+    def drawn() -> None:
+        rendering, kept = step.render(row)
+        step.chain(rendering, kept, upstream)
+
     return {
-        "unet": lambda: run.model.predict(batch, level, text),
-        "rendering": lambda: step.chain(step.render(row), update, weight, None),
-        "optimiser": lambda: step.optimise(row),
+        "unet": lambda: run.model.predict(batch, c_noise, text),
+        "rendering": drawn,
+        "optimizer": lambda: step.optimize(row),
     }
 
 
 def plain_row(s: Session) -> dict[str, Any]:
-    """One noise sample by the loop that the authors wrote: autograd renderer, eager network, optimiser of PyTorch."""
+    """One noise sample by the loop that the authors wrote: autograd renderer, eager network, optimizer of PyTorch."""
     _fresh(s)
     model = stand_in(s)
     unet = model.unet.to(memory_format=torch.contiguous_format)
     run = Trainer(configuration(s, backend="reference"), model, s.device)
-    field, optimizer = run.field, run.take.optimizer
+    field, optimizer = run.field, run.train_step.optimizer
     table, text = model.sigmas.to(s.device), model.encode(["", "it"]).to(model.dtype)
 
     def step() -> None:
@@ -202,7 +183,7 @@ def plain_row(s: Session) -> dict[str, Any]:
             said = unet(torch.cat([scaled, scaled]), tick, encoder_hidden_states=text).sample
             uncond, cond = (noisy - sigma * e for e in said.float().chunk(2))
             update = (uncond + 100.0 * (cond - uncond) - x) / sigma
-        loss = row.emptiness_weight * view.emptiness.sum()
+        loss = row.loss_weights[0] * view.emptiness.sum()
         torch.autograd.backward([view.features, loss], [-update, None])
         optimizer.step()
 
@@ -274,7 +255,7 @@ def one_step_apart(run: Trainer) -> dict[str, float]:
     """The next step, replayed, put back, and taken eagerly: relative difference of metrics, and the share of voxels
     whose density differs by more than a hundredth of the learning rate."""
     state = [*run.field.parameters(), run._counter]
-    state += [x for kept in run.take.optimizer.state.values() for x in kept.values()]
+    state += [x for kept in run.train_step.optimizer.state.values() for x in kept.values()]
     before, number = [x.clone() for x in state], run.position
     ends = []
     for step in (run._replay or run._advance, run._advance):
@@ -377,8 +358,8 @@ def embedded_rows(count: int = 60) -> list[dict[str, Any]]:
         setattr(owner, name, wrapped)
 
     timed(run.model, "predict", "unet")
-    for name, label in (("render", "rendering forward"), ("chain", "rendering backward"), ("optimise", "optimiser")):
-        timed(run.take, name, label)
+    for name, label in (("render", "rendering forward"), ("chain", "rendering backward"), ("optimize", "optimizer")):
+        timed(run.train_step, name, label)
     timed(run, "step", "step")
     for _ in range(count):
         run.step()

@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from sjc_fast import load_score_model
-from sjc_fast.experiments.frame import interval
+from sjc_fast.experiments.statistics import interval
 from sjc_fast.runs.settings import default_config
 from sjc_fast.shapes.truth import judge
 from sjc_fast.training.config import merge

@@ -1,4 +1,4 @@
-"""What a profiler saw on the device, as coloured bars over time."""
+"""What a profiler saw on the device, as colored bars over time."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-COLOURS = {
+COLORS = {
     "matrix products": (66, 103, 178),
     "convolutions": (222, 125, 44),
     "attention": (150, 80, 160),
     "rendering": (46, 139, 87),
-    "optimiser": (200, 60, 60),
+    "optimizer": (200, 60, 60),
     "other": (160, 160, 160),
 }
 #: Part of a kernel's name, and what it does.
 KINDS = {
     "march": "rendering",
-    "update_kernel": "optimiser",
-    "optimiser": "optimiser",
+    "optimizer": "optimizer",
     "flash": "attention",
     "fmha": "attention",
     "attention": "attention",
@@ -61,14 +60,14 @@ def draw(found: list[Span], path: Path, width: int = 1600, height: int = 60) -> 
     """One bar a kind over the time from the first kernel's start to the last one's end, as PNG."""
     begin, end = min(f.start for f in found), max(f.end for f in found)
     margin, row = 150, height // 2
-    picture = Image.new("RGB", (margin + width, row * (len(COLOURS) + 1)), "white")
+    picture = Image.new("RGB", (margin + width, row * (len(COLORS) + 1)), "white")
     pen = ImageDraw.Draw(picture)
-    for i, (kind, colour) in enumerate(COLOURS.items()):
+    for i, (kind, color) in enumerate(COLORS.items()):
         total = sum(f.end - f.start for f in found if f.kind == kind)
         pen.text((4, i * row + row // 4), f"{kind} {100 * total / (end - begin):.1f}%", fill="black")
         for f in found:
             if f.kind == kind:
                 x0, x1 = (margin + width * (t - begin) / (end - begin) for t in (f.start, f.end))
-                pen.rectangle((x0, i * row + 2, max(x0, x1 - 1), (i + 1) * row - 3), fill=colour)
-    pen.text((margin, len(COLOURS) * row + row // 4), f"{(end - begin) / 1e3:.2f} ms", fill="black")
+                pen.rectangle((x0, i * row + 2, max(x0, x1 - 1), (i + 1) * row - 3), fill=color)
+    pen.text((margin, len(COLORS) * row + row // 4), f"{(end - begin) / 1e3:.2f} ms", fill="black")
     picture.save(path)

@@ -245,8 +245,8 @@ def main(options: Options) -> None:
                 print(f"{kind} {device} {name:10}", *(f"{w} {1e3 * median(t):7.1f} ms" for w, t in taken.items()))
             print(*(f"  {name}: {value:.1f}" for name, value in row["ratios"].items()), sep="\n")
             for way, floor in row.get("floors", {}).items():
-                share, cached_time = row["share_of_floor"][way], median(row["cached_seconds"][way])
-                print(f"  {way}: floor {1e3 * floor['seconds']:.1f} ms, {100 * share:.0f}% reached;", end=" ")
+                reached, cached_time = row["share_of_floor"][way], median(row["cached_seconds"][way])
+                print(f"  {way}: floor {1e3 * floor['seconds']:.1f} ms, {100 * reached:.0f}% reached;", end=" ")
                 print(f"in a grid that fits the caches {1e3 * cached_time:.1f} ms")
             print("  agreement:", *(f"{name} {value:.1e}" for name, value in row["agreement"].items()), flush=True)
     shape = {"size": options.size, "resolution": options.resolution, "repeats": options.repeats}

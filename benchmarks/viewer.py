@@ -2,7 +2,7 @@
 
 Blocks of steps of the embedded model's run, by turns without a viewer, with one that nobody looks at, and (with
 --browser) with a browser on the same machine, which draws in software here and takes processor time of its own.
-Medians of the ratios of neighbouring blocks; results/viewer.json.
+Medians of the ratios of neighboring blocks; results/viewer.json.
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from sjc_fast.rendering.rays import intersect_box
-from sjc_fast.rendering.reference import EARLY_STOP, GATE, normalise, sample_grid
+from sjc_fast.rendering.reference import EARLY_STOP, GATE, normalize, sample_grid
 from sjc_fast.scene.cameras import Cameras
 from sjc_fast.scene.field import VoxelField
 
-UPDATE_BYTES = 4 * 4 + 4 * 4  # an optimiser step of one float32 number: four read, four written
+UPDATE_BYTES = 4 * 4 + 4 * 4  # an optimizer step of one float32 number: four read, four written
 
 
 @torch.no_grad()
@@ -28,12 +28,12 @@ def count_work(field: VoxelField, cameras: Cameras, size: int) -> dict[str, int]
             offset = torch.arange(int(span.max() / step) + 1, device=rays.device) * step
             inside = offset < span[:, None]
             t = torch.where(span > 0, t_min, 0.0)[:, None] + offset
-            points = normalise(origins[v] + t[..., None] * rays[:, None], field.box)
+            points = normalize(origins[v] + t[..., None] * rays[:, None], field.box)
             raw = sample_grid(field.density[None], points.reshape(-1, 3))[0].reshape(t.shape)
             thickness = torch.where(inside, field.activate_density(raw) * step, 0.0)
-            through = torch.exp(thickness - thickness.cumsum(1))
-            marched = inside & (through >= EARLY_STOP)
-            bright = marched & (through * -torch.expm1(-thickness) > GATE)
+            transmittance = torch.exp(thickness - thickness.cumsum(1))
+            marched = inside & (transmittance >= EARLY_STOP)
+            bright = marched & (transmittance * -torch.expm1(-thickness) > GATE)
             cell = (((points + 1) * sides - 1) / 2).floor()
             moved = torch.ones_like(marched)
             moved[:, 1:] = (cell[:, 1:] != cell[:, :-1]).any(dim=-1)
@@ -79,7 +79,7 @@ def floors(work: dict[str, int], field: VoxelField, rates: dict[str, Any], half:
     """Seconds that the reads, reductions and memory traffic alone take at the rates measured in the same run.
 
     forward: every corner gathered, or the grids read once from memory, whichever is longer. backward: gathers and
-    reductions (of merged runs) share the path to the L2 cache, so their times add. step: both, and the optimiser's.
+    reductions (of merged runs) share the path to the L2 cache, so their times add. step: both, and the optimizer's.
     """
     suffix = "_half" if half else ""
     gather = work["samples"] / rates[f"gather_scalar{suffix}_cells"]

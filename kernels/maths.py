@@ -35,7 +35,7 @@ def softplus(x):
 
 
 @triton.jit
-def colour(raw):
+def color(raw):
     """2 sigmoid(raw) - 1 without overflow, and its derivative."""
     e = tl.exp(-tl.abs(raw))
     value = (1 - e) / (1 + e)
@@ -97,6 +97,6 @@ def corner(c: tl.constexpr, x, y, z, fx, fy, fz, width, height, depth):
 
 @triton.jit
 def cell(position):
-    """Index of the cell that holds a position in voxels (voxel centres at whole numbers), and the position in it."""
+    """Index of the cell that holds a position in voxels (voxel centers at whole numbers), and the position in it."""
     base = tl.floor(position)
     return base.to(tl.int32), position - base

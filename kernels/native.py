@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 LOG = logging.getLogger(__name__)
 _LOADING = threading.Lock()
@@ -34,11 +33,6 @@ FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "
 
 class NativeError(RuntimeError):
     """The compiled kernels cannot be had here; the message says why, and what would help."""
-
-
-def serves(x: Tensor, native: bool | None) -> bool:
-    """Whether the compiled kernels are to be used: as asked, else for CPU tensors."""
-    return x.device.type == "cpu" if native is None else native
 
 
 def problem() -> str | None:

@@ -45,14 +45,15 @@ def generate(
         config = resumed_config(Path(resume))
     else:
         preset = settings.get("preset", "model")
-        if ready:
-            own = PRESETS.get(preset) or ready.settings
-            base = merge(TrainConfig(model=ready.name), own, ready.name)
-        else:
+        if isinstance(model, str):
             base = default_config(model, preset)
+        else:
+            own = PRESETS.get(preset) or model.settings
+            base = merge(TrainConfig(model=model.name), own, model.name)
         where = {"output": str(output)} if output else {}
         config = merge(base, {"prompt": prompt, **where, **settings}, "generate")
-    from .runs.trackers import ProgressReporter, TensorBoardReporter
+    from .runs.console import ProgressReporter
+    from .runs.trackers import TensorBoardReporter
 
     reporters = [TensorBoardReporter(), *([ProgressReporter()] if progress else [])]
     return run(config, CompositeReporter(reporters), ready)

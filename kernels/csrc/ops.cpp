@@ -1,4 +1,4 @@
-// The march and the optimiser's step for CPU tensors: what PyTorch calls, and how the work is shared by threads.
+// The march and the optimizer's step for CPU tensors: what PyTorch calls, and how the work is shared by threads.
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
@@ -33,7 +33,7 @@ const Kernels& kernels() {
 
 // Calls job(i) for i in [0, count), each thread taking the next one when it is free.
 template <class F>
-void share(int64_t count, const F& job) {
+void for_each(int64_t count, const F& job) {
   std::atomic<int64_t> next{0};
   at::parallel_for(0, std::min<int64_t>(count, at::get_num_threads()), 1, [&](int64_t, int64_t) {
     for (int64_t i; (i = next.fetch_add(1)) < count;) job(i);
@@ -73,7 +73,7 @@ int64_t tiles_of(const Scene& s) {
   return int64_t(s.views) * ((s.rows + TILE - 1) / TILE) * ((s.columns + TILE - 1) / TILE);
 }
 
-// Features, depth, opacity, penalty, slope, slots, stop.
+// Features, depth, opacity, penalty, d_emptiness, slots, stop.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> march_forward(
     const Tensor& density, const Tensor& features, const Tensor& background, const Tensor& log_scale, const Tensor& c2w,
     const Tensor& fov, const Tensor& box, const OptionalTensor& empty, int64_t height, int64_t width, double step,
@@ -85,13 +85,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> march_forward
   const auto real = density.options().dtype(at::kFloat), whole = density.options().dtype(at::kInt);
   const auto plane = [&](const at::TensorOptions& options) { return at::empty({scene.views, height, width}, options); };
   const Tensor image = at::empty({scene.views, scene.channels, height, width}, real);
-  const Tensor depth = plane(real), opacity = plane(real), penalty = plane(real), slope = plane(real);
+  const Tensor depth = plane(real), opacity = plane(real), penalty = plane(real), d_emptiness = plane(real);
   const Tensor slots = plane(whole), stop = plane(whole);
-  const Image out{
-      image.data_ptr<float>(),   depth.data_ptr<float>(), opacity.data_ptr<float>(), penalty.data_ptr<float>(),
-      slope.data_ptr<float>(), slots.data_ptr<int>(),   stop.data_ptr<int>()};
-  share(tiles_of(scene), [&](int64_t tile) { kernels().forward(scene, out, tile); });
-  return {image, depth, opacity, penalty, slope, slots, stop};
+  const Image out{image.data_ptr<float>(),   depth.data_ptr<float>(),       opacity.data_ptr<float>(),
+                  penalty.data_ptr<float>(), d_emptiness.data_ptr<float>(), slots.data_ptr<int>(),
+                  stop.data_ptr<int>()};
+  for_each(tiles_of(scene), [&](int64_t tile) { kernels().forward(scene, out, tile); });
+  return {image, depth, opacity, penalty, d_emptiness, slots, stop};
 }
 
 // Planes along z in `parts` runs of about as many samples each, counted as if a ray's samples were evenly spread.
@@ -100,8 +100,8 @@ std::vector<int> divide_planes(const Scene& scene, const Samples& samples, int64
   for (int64_t r = 0; r < samples.tiles * TILE * TILE; ++r) {
     const Ray& ray = samples.rays[r];
     if (!ray.samples) continue;
-    const float near = ray.start[2] + ray.entry * ray.slope[2];
-    const float far = near + ray.samples * scene.step * ray.slope[2];
+    const float near = ray.start[2] + ray.entry * ray.direction_voxels[2];
+    const float far = near + ray.samples * scene.step * ray.direction_voxels[2];
     const int low = std::clamp<int>(std::min(near, far), 0, scene.depth - 1);
     const int high = std::clamp<int>(std::max(near, far), 0, scene.depth - 1);
     const double each = double(ray.samples) / (high - low + 1);
@@ -122,9 +122,9 @@ std::vector<int> divide_planes(const Scene& scene, const Samples& samples, int64
 void backward_chunk(
     const Scene& scene, const Image& image, const Upstream& upstream, const Gradients& grads, const Samples& samples,
     TileSums* sums) {
-  share(samples.tiles, [&](int64_t i) { kernels().gradients(scene, image, upstream, samples, i, sums + i); });
+  for_each(samples.tiles, [&](int64_t i) { kernels().gradients(scene, image, upstream, samples, i, sums + i); });
   const std::vector<int> bounds = divide_planes(scene, samples, at::get_num_threads());
-  share(bounds.size() - 1, [&](int64_t i) {
+  for_each(bounds.size() - 1, [&](int64_t i) {
     kernels().scatter(scene, upstream, samples, grads, bounds[i], bounds[i + 1]);
   });
 }
@@ -133,25 +133,24 @@ void march_backward(
     const Tensor& grad_density, const Tensor& grad_features, const Tensor& grad_texture, const Tensor& grad_log_scale,
     const Tensor& density, const Tensor& features, const Tensor& background, const Tensor& log_scale, const Tensor& c2w,
     const Tensor& fov, const Tensor& box, const Tensor& out_features, const Tensor& out_depth,
-    const Tensor& out_opacity, const Tensor& out_slope, const Tensor& out_stop, const Tensor& v_features,
+    const Tensor& out_opacity, const Tensor& d_emptiness, const Tensor& out_stop, const Tensor& v_features,
     const OptionalTensor& v_depth, const OptionalTensor& v_opacity, const Tensor& v_penalty, double step, double shift,
     bool sigmoid, double beta) {
   Held held;
   const int64_t height = out_features.size(2), width = out_features.size(3);
   const Scene scene = scene_of(
       held, density, features, background, log_scale, c2w, fov, box, height, width, step, shift, sigmoid, beta);
-  const Image image{
-      const_cast<float*>(held(out_features)), const_cast<float*>(held(out_depth)),
-      const_cast<float*>(held(out_opacity)),  nullptr,
-      const_cast<float*>(held(out_slope)),    nullptr,
-      held.operator()<int>(out_stop)};
+  const Image image{const_cast<float*>(held(out_features)), const_cast<float*>(held(out_depth)),
+                    const_cast<float*>(held(out_opacity)),  nullptr,
+                    const_cast<float*>(held(d_emptiness)),  nullptr,
+                    held.operator()<int>(out_stop)};
   const Upstream upstream{held(v_features), held(v_depth), held(v_opacity), held(v_penalty)};
   const Gradients grads{grad_density.data_ptr<float>(), grad_features.data_ptr<float>()};
 
   constexpr int64_t RAYS = TILE * TILE;
   const int64_t tiles = tiles_of(scene);
   std::vector<Ray> rays(tiles * RAYS);
-  share(tiles, [&](int64_t tile) { kernels().rays(scene, image, tile, rays.data() + tile * RAYS); });
+  for_each(tiles, [&](int64_t tile) { kernels().rays(scene, image, tile, rays.data() + tile * RAYS); });
 
   // Tiles go through in chunks of which all samples fit a buffer; each ray's begin at a multiple of eight.
   std::vector<int64_t> chunks{0};
@@ -186,7 +185,7 @@ void march_backward(
   *grad_log_scale.data_ptr<float>() += of_scale;
 }
 
-void optimiser_step(
+void optimizer_step(
     const Tensor& parameter, const Tensor& gradient, const Tensor& first, const Tensor& second, const Tensor& rate,
     const Tensor& step, double beta1, double beta2, double epsilon, bool adam) {
   if (!parameter.numel()) return;
@@ -213,18 +212,18 @@ TORCH_LIBRARY(sjc_fast_cpu, m) {
   m.def(
       "march_backward(Tensor(a!) grad_density, Tensor(b!) grad_features, Tensor(c!) grad_texture, "
       "Tensor(d!) grad_log_scale, Tensor density, Tensor features, Tensor background, Tensor log_scale, Tensor c2w, "
-      "Tensor fov, Tensor box, Tensor out_features, Tensor out_depth, Tensor out_opacity, Tensor out_slope, "
+      "Tensor fov, Tensor box, Tensor out_features, Tensor out_depth, Tensor out_opacity, Tensor d_emptiness, "
       "Tensor out_stop, Tensor v_features, Tensor? v_depth, Tensor? v_opacity, Tensor v_penalty, float step, "
       "float density_shift, bool sigmoid, float beta) -> ()");
   m.def(
-      "optimiser_step(Tensor(a!) parameter, Tensor(b!) gradient, Tensor(c!) first, Tensor(d!) second, Tensor rate, "
+      "optimizer_step(Tensor(a!) parameter, Tensor(b!) gradient, Tensor(c!) first, Tensor(d!) second, Tensor rate, "
       "Tensor step, float beta1, float beta2, float epsilon, bool adam) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(sjc_fast_cpu, CPU, m) {
   m.impl("march_forward", march_forward);
   m.impl("march_backward", march_backward);
-  m.impl("optimiser_step", optimiser_step);
+  m.impl("optimizer_step", optimizer_step);
 }
 
 }  // namespace sjc_fast

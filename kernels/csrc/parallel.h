@@ -1,8 +1,8 @@
 // at::parallel_for, for Clang too.
 //
-// PyTorch's threads are started by an OpenMP pragma inside this very template. GCC compiles it to calls of libgomp, which
-// is the runtime that PyTorch itself uses on Linux. Clang would bring libomp into the process, a second set of threads
-// that fights with the first; so with Clang the same entry point of libgomp is called by name.
+// PyTorch's threads are started by an OpenMP pragma inside this very template. GCC compiles it to calls of libgomp,
+// which is the runtime that PyTorch itself uses on Linux. Clang would bring libomp into the process, a second set of
+// threads that fights with the first; so with Clang the same entry point of libgomp is called by name.
 #pragma once
 
 #if defined(__clang__) && defined(__linux__)

@@ -1,7 +1,7 @@
 // Eight floats at a time, in the vector extensions that GCC and Clang share, and elementary functions on them.
 //
-// Everything here has internal linkage: a file that includes it is compiled for one instruction set, and the linker must
-// never let one file use the code of another.
+// Everything here has internal linkage: a file that includes it is compiled for one instruction set, and the linker
+// must never let one file use the code of another.
 #pragma once
 
 #include <stdint.h>
@@ -89,7 +89,7 @@ INLINE float sum(f4 a) { return (a[0] + a[2]) + (a[1] + a[3]); }
 INLINE float sum(f8 a) { return sum(low(a) + high(a)); }
 
 // Sum of the lanes before each lane.
-INLINE f8 before(f8 x) {
+INLINE f8 exclusive_sum(f8 x) {
   const f8 zero = splat(0.f);
   f8 y = SHUFFLE8(x, zero, 8, 0, 1, 2, 3, 4, 5, 6);
   y += SHUFFLE8(y, zero, 8, 0, 1, 2, 3, 4, 5, 6);
@@ -166,35 +166,35 @@ INLINE f8 log1p(f8 x) {
 }
 
 // 1 - exp(-x) for x >= 0, and exp(-x): a thin fog takes a series, so that nothing cancels.
-INLINE f8 opacity_of(f8 x, f8* passed) {
+INLINE f8 opacity_of(f8 x, f8* passes) {
   f8 p = splat(1.f / 720);
   p = splat(1.f / 120) - x * p;
   p = splat(1.f / 24) - x * p;
   p = splat(1.f / 6) - x * p;
   p = splat(1.f / 2) - x * p;
   p = x - x * x * p;
-  *passed = splat(1.f) - p;
+  *passes = splat(1.f) - p;
   const i8 thick = (i8)(x >= splat(0.25f));
   if (!bits(thick)) return p;
   const f8 e = exponential(-x);
-  *passed = pick(thick, e, *passed);
+  *passes = pick(thick, e, *passes);
   return pick(thick, splat(1.f) - e, p);
 }
 
 // log(1 + exp(x)), and its derivative, the logistic function.
 INLINE f8 softplus(f8 x, f8* logistic) {
   const f8 e = exponential(-absolute(x));
-  const f8 share = splat(1.f) / (splat(1.f) + e);
-  *logistic = pick((i8)(x >= splat(0.f)), share, e * share);
+  const f8 inverse = splat(1.f) / (splat(1.f) + e);
+  *logistic = pick((i8)(x >= splat(0.f)), inverse, e * inverse);
   return larger(x, splat(0.f)) + log1p_unit(e);
 }
 
 // 2 sigmoid(x) - 1 without overflow, and its derivative.
-INLINE f8 colour(f8 x, f8* slope) {
+INLINE f8 color(f8 x, f8* derivative) {
   const f8 e = exponential(-absolute(x));
-  const f8 share = splat(1.f) / (splat(1.f) + e);
-  const f8 value = (splat(1.f) - e) * share;
-  *slope = splat(2.f) * e * (share * share);
+  const f8 inverse = splat(1.f) / (splat(1.f) + e);
+  const f8 value = (splat(1.f) - e) * inverse;
+  *derivative = splat(2.f) * e * (inverse * inverse);
   return pick((i8)(x >= splat(0.f)), value, -value);
 }
 
@@ -208,7 +208,7 @@ INLINE f8 gather(const float* grid, i8 i) {
 #endif
 }
 
-// Neighbours along x at eight places: grid[i] and grid[i + 1].
+// Neighbors along x at eight places: grid[i] and grid[i + 1].
 INLINE void gather_pairs(const float* grid, i8 i, f8* first, f8* second) {
 #ifdef USE_AVX2
   // Eight loads of two numbers each: on several processors faster than a gather, and slower on none that was met.

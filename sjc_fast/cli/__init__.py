@@ -10,9 +10,10 @@ import re
 import signal
 import sys
 import warnings
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import TypeVar, cast
 
-from ..errors import UserError
+from ..errors import UserError, name_settings_as_options
 from ..runs.console import silence
 
 #: Commands and what they do; each is a module of this package with a `main(arguments)`.
@@ -46,6 +47,7 @@ Options = TypeVar("Options")
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. Exit codes: 0 done, 2 wrong input (one line says what), 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    name_settings_as_options()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path or prompt need not fit the terminal's encoding
@@ -99,9 +101,10 @@ def parse(kind: type[Options], arguments: list[str], command: str, default: Opti
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(
+            parsed = tyro.cli(
                 kind, args=arguments, prog=f"sjc-fast {command}", description=COMMANDS[command], default=default
             )
+            return cast(Options, parsed)  # None for no default would make it one that may be None
     except SystemExit as exit_:
         if exit_.code == 0:  # --help
             raise
@@ -119,7 +122,7 @@ def option_value(arguments: list[str], name: str) -> str | None:
     return value
 
 
-def check_limits(options: object, limits: dict[str, tuple[float, float]]) -> None:
+def check_limits(options: object, limits: Mapping[str, tuple[float, float]]) -> None:
     """Refuse numbers outside their limits; None is an option that was not given.
 
     Raises:

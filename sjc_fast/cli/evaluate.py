@@ -52,7 +52,7 @@ class EvaluateOptions(TrainConfig):
     output: Path | None = Path("evaluation.json")
     """Every figure; the contact sheet goes beside it as .png."""
     prompts: tuple[str, ...] = PROMPTS
-    """Each names one object and its colour."""
+    """Each names one object and its color."""
     ceiling: bool = True
     """Also with the exact score in place of the network (unguided), about the best that any network could do."""
 
@@ -132,8 +132,8 @@ def _generate(
 
 def describe(row: dict) -> str:
     """A cell of the table."""
-    share = row.get("facing")
-    facing = "     " if share is None else {1: "right", 0: "wrong"}.get(share) or f"{share:5.0%}"
+    rate = row.get("facing")
+    facing = "     " if rate is None else {1: "right", 0: "wrong"}.get(rate) or f"{rate:5.0%}"
     return f"  {row['iou']:.3f} {row['psnr']:5.1f}/{row['psnr_object']:4.1f} dB {facing} {row['seconds']:3.0f} s"
 
 

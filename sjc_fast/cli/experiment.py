@@ -16,7 +16,7 @@ from ..runs.console import say
 from ..runs.settings import check_words, default_config, network_dtype, pick_device
 from ..scores.load import EMBEDDED, folder_settings, load_score_model
 from ..storage.files import prepare
-from ..training.config import LIMITS, TrainConfig
+from ..training.config import STEPS, TrainConfig
 from . import check_limits, parse
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
     if names[0] not in EXPERIMENTS:
         known = ", ".join(name.replace("_", "-") for name in EXPERIMENTS)
         raise UserError(f"there is no experiment {options.name!r}: choose {known}, or all")
-    check_limits(options, {"seeds": (1, 1000), "steps": LIMITS["steps"]})
+    check_limits(options, {"seeds": (1, 1000), "steps": STEPS})
     device = pick_device(options.device)
     scenes = folder_settings(options.model).scenes
     folder = options.output.resolve()
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> None:
     check_prompt(options.model, scenes, options.prompt)
     base = _base(options)
     if options.prompt:
-        check_words(replace(base, prompt=options.prompt))
+        check_words(options.model, options.prompt)
     prepare(folder / "probe")
     prepare(page)
     model = load_score_model(options.model, device, network_dtype(options.precision))

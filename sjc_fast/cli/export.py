@@ -1,4 +1,4 @@
-"""`sjc-fast export`: a mesh of a run, in its true colours."""
+"""`sjc-fast export`: a mesh of a run, in its true colors."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from . import check_limits, parse
 
 @dataclass
 class ExportOptions:
-    """The surface of a run's object, in the colours that its volume shows from all around."""
+    """The surface of a run's object, in the colors that its volume shows from all around."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
     format: Literal["glb", "obj", "ply"] = "glb"
-    """glb and obj have a UV texture, ply colours at its vertices."""
+    """glb and obj have a UV texture, ply colors at its vertices."""
     output: Path | None = None
     """Default mesh.<format> in the run folder."""
     iso: float | None = None
@@ -34,13 +34,13 @@ class ExportOptions:
     texture: int = 1024
     """Texels a side."""
     size: int = 256
-    """Pixels a side of the views that the colours are taken from, at least what the model makes."""
+    """Pixels a side of the views that the colors are taken from, at least what the model makes."""
     device: str = "auto"
     backend: str = "auto"
 
 
 def main(arguments: list[str]) -> None:
-    """Extract, colour, write, and say how good it is."""
+    """Extract, color, write, and say how good it is."""
     options = parse(ExportOptions, arguments, "export")
     output = options.output or RunFolder(options.run).mesh(options.format)
     _check(options, output)

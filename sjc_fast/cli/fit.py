@@ -73,12 +73,13 @@ def main(arguments: list[str]) -> None:
 
 def _config(options: FitOptions, photos: Photos) -> TrainConfig:
     """What the other commands need to know of the field: where it is looked at from, and over what."""
+    assert options.data is not None  # which `main` refuses
     radius = float(photos.cameras.c2w[:, :3, 3].norm(dim=-1).mean())
     fov = float(photos.cameras.fov[0])
     changes = {
         "prompt": f"photographs in {options.data.resolve().name}",
         "seed": options.seed,
-        "field": {"background": "plain", "background_colour": [1.0, 1.0, 1.0]},
+        "field": {"background": "plain", "background_color": [1.0, 1.0, 1.0]},
         "cameras": {"radius": radius, "fov": [fov, fov]},
     }
     return merge(TrainConfig(model=EMBEDDED), changes, "fit")

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     print(f"{EMBEDDED}: embedded, {size:.1f} MB, runs anywhere, no download")
     if words:
         print(f"  objects  {', '.join(words.objects)}")
-        print(f"  colours  {', '.join(words.colours)}")
+        print(f"  colors   {', '.join(words.colors)}")
         print(f"  parts    {', '.join(f'{part} ({name})' for name, part in words.parts.items())}")
         print('  example  "a red mushroom with a blue stem"')
     print(f"{STABLE_DIFFUSION}: Stable Diffusion 1.5 from the Hugging Face hub (4 GB; needs a GPU to be useful)")

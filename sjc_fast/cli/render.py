@@ -20,7 +20,6 @@ from ..runs.settings import pick_device
 from ..scene.cameras import Cameras, ring
 from ..scores.load import load_score_model
 from ..storage.files import prepare
-from ..training.config import TrainConfig
 from . import check_limits, parse
 
 VIDEOS = {".mp4": save_video, ".gif": save_gif}
@@ -61,7 +60,7 @@ def main(arguments: list[str]) -> None:
     output = options.output or RunFolder(options.run).views
     _check(options, output)
     config, field = RunFolder(options.run).load()
-    cameras = _cameras(options, config, output.suffix in VIDEOS)
+    cameras = _cameras(options, config.cameras.lens, output.suffix in VIDEOS)
     prepare(output)
     if output.suffix in VIDEOS:
         find_ffmpeg()  # before the work
@@ -85,14 +84,14 @@ def _counted(frames: Any, total: int | None = None) -> tqdm:
     return tqdm(frames, total=total, unit="frame", leave=False, disable=not sys.stderr.isatty())
 
 
-def _cameras(options: RenderOptions, config: TrainConfig, video: bool) -> Cameras:
+def _cameras(options: RenderOptions, lens: tuple[float, float], video: bool) -> Cameras:
     if not video:
-        return ring(options.views, options.elevation, *config.cameras.lens)
+        return ring(options.views, options.elevation, *lens)
     if options.path == "turntable":
-        return ring(options.frames, options.elevation, *config.cameras.lens)
+        return ring(options.frames, options.elevation, *lens)
     if options.path == "spiral":
-        return spiral(options.frames, *config.cameras.lens)
-    return load_path(Path(options.path), options.frames, *config.cameras.lens)
+        return spiral(options.frames, *lens)
+    return load_path(Path(options.path), options.frames, *lens)
 
 
 def _check(options: RenderOptions, output: Path) -> None:

@@ -11,7 +11,7 @@ EXPERIMENTS = {
     "paas": "variance and bias of perturb-and-average scoring",
     "sigma_schedule": "random or annealed noise levels",
     "sds": "score Jacobian chaining against score distillation",
-    "regularisers": "what the emptiness and centre-depth losses do",
+    "regularisers": "what the emptiness and center-depth losses do",
     "janus": "direction words and the many faces of an object",
     "sample": "pictures from the same score model",
     "fit": "the renderer alone, on posed photographs",

@@ -25,8 +25,8 @@ def run(context: Context) -> Finding:
     if context.small:
         plans = {COARSE: FitSettings(resolutions=(8, 16), steps=5)}
     rows, shown, seed = [], [], context.seeds[0]
-    for name, colour in OBJECTS[: context.pick(2, 1)]:
-        train, test = (photograph(name, colour, n, size, part) for part, n in enumerate((count, 8)))
+    for name, color in OBJECTS[: context.pick(2, 1)]:
+        train, test = (photograph(name, color, n, size, part) for part, n in enumerate((count, 8)))
         for plan, settings in plans.items():
             started = time.monotonic()
             for field in fit_steps(train, replace(settings, seed=seed), context.device):  # noqa: B007

@@ -23,7 +23,7 @@ ANYWHERE = ", cameras anywhere"
 def variants(own: CameraConfig) -> dict[str, dict[str, Any]]:
     """Settings by name. Cameras stand in the middle of their direction, where the law has directions, or anywhere."""
     table = {WORDS: "nearest", NONE: "none", BLENDED: "blended"}
-    if own.law != "directions":
+    if own.sampling != "directions":
         return {name: {"words": words} for name, words in table.items()}
     made = {name: {"words": table[name], "spread": 0.0} for name in (WORDS, NONE)}  # nothing to blend in the middle
     return made | {name + ANYWHERE: {"words": table[name], "spread": 1.0} for name in (WORDS, BLENDED)}

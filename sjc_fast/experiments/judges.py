@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from ..errors import UserError
+from ..errors import UserError, setting
 from ..scene.field import VoxelField
 from ..shapes.truth import read_whole
 
@@ -19,43 +19,52 @@ SOLID = 0.05  # opacity from which a voxel is no mere haze
 class Judge(Protocol):
     """What experiments stand on."""
 
-    labels: dict[str, str]
+    labels: ClassVar[dict[str, str]]
     """Figures that `judge` gives, and what they are called; more is better, and the first one is the quality."""
     picture_label: str
     """What the figure of `judge_picture` is called."""
-    recognisable: float
+    recognizable: float
     """What that figure is at least where the picture shows what it should."""
-    strays: dict[str, str]
+    strays: ClassVar[dict[str, str]]
     """Figures that `stray` gives, and what they are called; less is better, and the first one says what floats."""
     negligible: float
     """Differences of quality that count as none."""
 
     def prompts(self, *known: str) -> tuple[str, ...]:
         """What to make: some of the given, or what the user asked for."""
+        ...
 
     def captions(self) -> list[str]:
         """Four prompts of pictures."""
+        ...
 
     def truth(self, x: Tensor, sigma: Tensor) -> Tensor | None:
         """The exact denoiser's answer to noisy features [B, C, size, size] without words, where there is one."""
+        ...
 
     def unfinished(self) -> tuple[Tensor, str]:
         """A rendering half-way, features [1, C, size, size], and its prompt."""
+        ...
 
     def judge(self, field: VoxelField, prompt: str) -> dict[str, Any]:
         """Figures of a field, `labels` and perhaps more."""
+        ...
 
     def judge_picture(self, x: Tensor, caption: str) -> float:
         """Quality of features [C, size, size], dB."""
+        ...
 
     def stray(self, field: VoxelField, prompt: str) -> dict[str, float]:
-        """What floats, and how far the object's centre is off, half sides of the box: the figures of `strays`."""
+        """What floats, and how far the object's center is off, half sides of the box: the figures of `strays`."""
+        ...
 
     def faces(self, field: VoxelField, prompt: str) -> float:
         """Share of the other sides that look more like the front than like themselves."""
+        ...
 
     def views(self, field: VoxelField) -> Tensor:
         """8 pictures from around, from the front on, [8, 3, H, W] in [0, 1]."""
+        ...
 
 
 def check_prompt(model: str, scenes: str, prompt: str) -> None:
@@ -69,7 +78,7 @@ def check_prompt(model: str, scenes: str, prompt: str) -> None:
         if asked and asked.direction is not None:
             raise UserError(f"{prompt!r}: leave the direction out, an object has all of them")
     elif not prompt.strip():
-        raise UserError(f'say what {model} should make, e.g. --prompt "a ripe strawberry"')
+        raise UserError(f'say what {model} should make, e.g. {setting("prompt")} "a ripe strawberry"')
 
 
 def half_done(x: Tensor) -> Tensor:
@@ -86,7 +95,7 @@ def mass_of(field: VoxelField) -> tuple[Tensor, Tensor]:
     return -torch.expm1(-density * 2 / side), torch.stack([x, y, z], dim=-1).reshape(-1, 3)
 
 
-def share(mass: Tensor, some: Tensor) -> float:
+def mass_fraction(mass: Tensor, some: Tensor) -> float:
     """Of a mass, how much lies in some voxels; 0 where there is none at all."""
     return float(mass[some].sum() / mass.sum().clamp_min(1e-9))
 

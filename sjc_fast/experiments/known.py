@@ -16,9 +16,9 @@ from ..shapes.prompts import DIRECTIONS, read
 from ..shapes.scenes import Layers
 from ..shapes.truth import around_cameras, held_out_cameras, judge, true_views, views_of
 from ..shapes.world import ExactWorld
-from .judges import SOLID, half_done, mass_of, middle_of, share
+from .judges import SOLID, half_done, mass_fraction, mass_of, middle_of
 
-GREY = torch.full((3,), 0.5)
+GRAY = torch.full((3,), 0.5)
 MARGIN = 0.06  # beyond the true surface, so that what is merely soft is no floater; voxels are 2 / 48 wide
 
 
@@ -31,7 +31,7 @@ class KnownScenes:
     """
 
     labels: ClassVar = {"psnr": "PSNR at held-out views, dB", "iou": "silhouette IoU"}
-    picture_label, recognisable = "PSNR on the object, dB", 15.0
+    picture_label, recognizable = "PSNR on the object, dB", 15.0
     strays: ClassVar = {
         "outside": "mass outside the object",
         "solid": "solid mass outside it",
@@ -58,7 +58,7 @@ class KnownScenes:
         return exact_world(self.small).denoise(x.cpu(), sigma.cpu())
 
     def unfinished(self) -> tuple[Tensor, str]:
-        """See `Judge`: the true picture, blurred and dimmed, over grey."""
+        """See `Judge`: the true picture, blurred and dimmed, over gray."""
         caption = self.captions()[1] if self.asked else "front left view of a red mushroom"
         return half_done(true_picture(caption)), caption
 
@@ -72,7 +72,7 @@ class KnownScenes:
         for view in range(len(DIRECTIONS)) if asked.direction is None else [asked.direction]:
             layers = _layers(asked.name, view)
             inside = layers.coverage[0, 0] > 0.999
-            error = (x.cpu() / 2 + 0.5 - layers.lit(*asked.colours())[0])[:, inside]
+            error = (x.cpu() / 2 + 0.5 - layers.lit(*asked.colors())[0])[:, inside]
             best = max(best, float(-10 * error.square().mean().log10()))
         return best
 
@@ -83,12 +83,12 @@ class KnownScenes:
         parts = OBJECTS[read(prompt).name].parts()
         outside = torch.stack([part.distance(points.float()) for part in parts]).amin(dim=0) > MARGIN
         opacity, coverage = views_of(field, held_out_cameras())[1], true_views(prompt)[1]
-        centres = [middle_of(silhouettes, (RADIUS, FOV)) for silhouettes in (opacity, coverage)]
+        centers = [middle_of(silhouettes, (RADIUS, FOV)) for silhouettes in (opacity, coverage)]
         return {
-            "outside": share(mass, outside),
-            "solid": share(mass.where(mass > SOLID, 0.0), outside),
+            "outside": mass_fraction(mass, outside),
+            "solid": mass_fraction(mass.where(mass > SOLID, 0.0), outside),
             "haze": float(opacity[coverage == 0].mean()),
-            "offset": float((centres[0] - centres[1]).norm(dim=1).mean()),
+            "offset": float((centers[0] - centers[1]).norm(dim=1).mean()),
         }
 
     def faces(self, field: VoxelField, prompt: str) -> float:
@@ -105,9 +105,9 @@ class KnownScenes:
 
 
 def true_picture(caption: str) -> Tensor:
-    """What a caption shows, over grey, [1, 3, size, size] in [-1, 1]."""
+    """What a caption shows, over gray, [1, 3, size, size] in [-1, 1]."""
     asked = read(caption)
-    return _layers(asked.name, asked.direction).paint(*asked.colours(), GREY) * 2 - 1
+    return _layers(asked.name, asked.direction).paint(*asked.colors(), background=GRAY) * 2 - 1
 
 
 @functools.lru_cache(maxsize=1)

@@ -53,7 +53,7 @@ def _measured(rows: list[dict[str, Any]], sigmas: list[float], worse: list[float
 
 
 def orange_disc(context: Context) -> Tensor:
-    """A flat orange disc over grey, features [1, C, size, size]; through the VAE for latents."""
+    """A flat orange disc over gray, features [1, C, size, size]; through the VAE for latents."""
     side = context.model.size * context.model.upscale
     axis = torch.linspace(-1, 1, side)
     inside = (axis[:, None] ** 2 + axis**2).sqrt() < 0.5
@@ -110,9 +110,9 @@ def _draw(figure: Any, rows: list[dict], sigmas: list[float], pictures: dict[flo
     labels = {"moved": "distance to the disc"} | ({"error": "distance to the exact answer"} if known else {})
     names = {"clean": "D of the clean disc", "noised": "mean of D of noised ones"}
     for ax, (key, label) in zip(axes, labels.items(), strict=True):
-        for kind, colour in (("clean", "tab:red"), ("noised", "tab:blue")):
+        for kind, color in (("clean", "tab:red"), ("noised", "tab:blue")):
             means = [fmean(values_of(rows, key, sigma=s, input=kind)) for s in sigmas]
-            ax.semilogx(sigmas, means, "o-", color=colour, ms=3, label=names[kind])
+            ax.semilogx(sigmas, means, "o-", color=color, ms=3, label=names[kind])
         ax.set(ylabel=f"{label}, RMS", ylim=(0, None))
         ax.grid(alpha=0.3)
     axes[0].legend()

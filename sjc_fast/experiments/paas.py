@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..paas import combine, draw_noise, paas_score
+from ..paas import Coefficient, average_scores, draw_noise, paas_score
 from ..scores.mixture import MixtureModel
 from ..scores.sampling import guided
 from ..shapes.dataset import direction_cameras, render_views
 from ..shapes.prompts import ParsedPrompt
 from .context import Context
-from .known import GREY, KnownScenes
+from .known import GRAY, KnownScenes
 from .report import Finding, draw_intervals
 from .runs import config_for, make, steps_for
 from .statistics import all_hold, format_ci, mean_exceeds, paired_difference, table_of, values_of
 
 SIGMAS = (0.3, 1.0, 3.0, 8.0)
 SAMPLES = (1, 2, 4, 8, 16, 32, 64)
-ESTIMATORS: dict[str, tuple[float | str, bool]] = {
+ESTIMATORS: dict[str, tuple[Coefficient, bool]] = {
     "Eq. 15": (1.0, False),
     "Eq. 16": (0.0, False),
     "auto": ("auto", False),
@@ -113,11 +113,11 @@ def _scores(
     answers: Tensor,
     noise: Tensor,
     groups: list[Tensor],
-    coefficient: float | str,
+    coefficient: Coefficient,
     paired: bool,
 ) -> Tensor:
     """The estimate of every group, [groups, C, H, W]."""
-    return torch.cat([combine(x, level, answers[:, g], noise[:, g], coefficient, paired) for g in groups])
+    return torch.cat([average_scores(x, level, answers[:, g], noise[:, g], coefficient, paired) for g in groups])
 
 
 def _copies(context: Context, x: Tensor, sigma: float, words: Tensor, pool: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -132,7 +132,7 @@ def _copies(context: Context, x: Tensor, sigma: float, words: Tensor, pool: int,
 
 
 def _groups(pool: int, n: int, paired: bool) -> list[Tensor]:
-    """Disjoint groups of n copies out of mirrored neighbours (0, 1), (2, 3), …: whole pairs, or one of each pair."""
+    """Disjoint groups of n copies out of mirrored neighbors (0, 1), (2, 3), …: whole pairs, or one of each pair."""
     if paired:
         pairs = torch.arange(pool).reshape(-1, n // 2, 2)
         return [g.T.flatten() for g in pairs]  # the mirrored half last
@@ -145,17 +145,17 @@ def _biases(context: Context) -> list[dict[str, Any]]:
     "twice" is the cosine between the means of two halves of the noise: 1 where chance plays no part.
     """
     layers = render_views("mushroom", direction_cameras())
-    model = MixtureModel(layers.paint(*ParsedPrompt("mushroom", "red").colours(), GREY) * 2 - 1)
+    model = MixtureModel(layers.paint(*ParsedPrompt("mushroom", "red").colors(), background=GRAY) * 2 - 1)
     x, condition = KnownScenes().unfinished()[0], model.encode([""])
     options = {"noise_samples": context.pick(256, 16), "guidance": 1.0, "antithetic": True}
     rows = []
     for sigma in (0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0):
         generator = torch.Generator().manual_seed(0)
-        halves = [paas_score(model, x, sigma, condition, generator=generator, **options) for _ in range(2)]
-        mean, wide = sum(halves) / 2, 2**0.5 * sigma
+        one, other = (paas_score(model, x, sigma, condition, generator=generator, **options) for _ in range(2))
+        mean, wide = (one + other) / 2, 2**0.5 * sigma
         true = (model.denoise(x, torch.tensor([wide]), condition) - x) / wide**2
         row = {"sigma": sigma, "difference": float((mean - true).norm() / true.norm())}
-        row |= {"scale": float(mean.norm() / true.norm()), "cosine": _cosine(mean, true), "twice": _cosine(*halves)}
+        row |= {"scale": float(mean.norm() / true.norm()), "cosine": _cosine(mean, true), "twice": _cosine(one, other)}
         rows.append(row)
     return rows
 

@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
 from ..runs.settings import sampling_guidance
@@ -47,7 +47,7 @@ def run(context: Context) -> Finding:
         "diffusers' own DDIM makes the same ones.",
         f"{context.judge.picture_label} after {budgets[-1]} evaluations: {results}. Pictures by Heun and by DDIM from "
         f"the same noise agree to {format_ci(apart, 1)} dB, background and all.",
-        all_hold(mean_exceeds(heun, context.judge.recognisable), mean_exceeds(apart, SAME)),
+        all_hold(mean_exceeds(heun, context.judge.recognizable), mean_exceeds(apart, SAME)),
         {"rows": rows, "agreement": apart},
         lambda figure: _draw(figure, context, rows, shown),
         (9, 6),
@@ -70,7 +70,7 @@ def _noise(context: Context, count: int, seed: int) -> Tensor:
 def ddim(model: ScoreModel, prompts: list[str], steps: int, start: Tensor, guidance: float = 1.0) -> Tensor:
     """Deterministic DDIM by diffusers' scheduler on the model's own noise table."""
     kept = 1 / (1 + model.sigmas.double() ** 2)  # alpha_bar
-    scheduler = DDIMScheduler(
+    scheduler: Any = DDIMScheduler(
         trained_betas=(1 - kept / torch.cat([torch.ones(1), kept[:-1]])).numpy(),
         num_train_timesteps=len(kept),
         prediction_type="sample",

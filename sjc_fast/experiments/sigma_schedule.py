@@ -48,7 +48,7 @@ def _objects(context: Context, mode: str) -> list[dict[str, Any]]:
 
 
 def _picture(context: Context, mode: str, seed: int) -> dict[str, Any]:
-    """Gradient ascent on a picture by PAAS, from grey. Nobody says from which direction."""
+    """Gradient ascent on a picture by PAAS, from gray. Nobody says from which direction."""
     caption, model = context.judge.prompts("a red mushroom")[0], context.model
     config, steps = config_for(context, caption, seed, {}), context.pick(400, 10)
     generator = torch.Generator().manual_seed(seed)

@@ -19,7 +19,7 @@ from ..scene.field import VoxelField
 from ..scores.diffusers import DiffusersModel
 from ..scores.sampling import Sampler, sample
 from ..training.config import TrainConfig
-from .judges import SOLID, half_done, mass_of, middle_of, share
+from .judges import SOLID, half_done, mass_fraction, mass_of, middle_of
 
 LEVELS = (0.5, 1.0, 2.0, 4.0)  # sigmas at which a model judges
 
@@ -33,7 +33,7 @@ class UnknownScenes:
     """
 
     labels: ClassVar = {"gain": "gain by the words, dB"}
-    picture_label, recognisable = labels["gain"], 0.0
+    picture_label, recognizable = labels["gain"], 0.0
     strays: ClassVar = {"solid": "solid mass apart from the largest piece", "offset": "offset of the centre"}
     negligible = 0.05
 
@@ -77,11 +77,12 @@ class UnknownScenes:
 
         mass = mass_of(field)[0]
         solid = mass.where(mass > SOLID, 0.0)
-        pieces = torch.from_numpy(label((solid > 0).reshape(field.density.shape).numpy())[0]).flatten().long()
+        labeled: Any = label((solid > 0).reshape(field.density.shape).numpy())  # scipy has no types
+        pieces = torch.from_numpy(labeled[0]).flatten().long()
         largest = int(torch.bincount(pieces, solid)[1:].argmax()) + 1 if bool((solid > 0).any()) else 0
         opacity = self._render(field).opacity.cpu()
         offset = middle_of(opacity, self.config.cameras.lens).norm(dim=1).mean()
-        return {"solid": share(solid, pieces != largest), "offset": float(offset)}
+        return {"solid": mass_fraction(solid, pieces != largest), "offset": float(offset)}
 
     def faces(self, field: VoxelField, prompt: str) -> float:
         """See `Judge`: sides, of those with other words, where the model finds the front's words more likely."""
@@ -101,9 +102,8 @@ class UnknownScenes:
 
     @torch.no_grad()
     def _render(self, field: VoxelField) -> Rendering:
-        own = self.config.field
-        plain = None if own.background == "texture" else own.background_colour
-        return look(field, self.cameras.to(field.box.device), (self.model.size,) * 2, plain)
+        size = (self.model.size,) * 2
+        return look(field, self.cameras.to(field.box.device), size, self.config.field.backdrop)
 
     def _gain(self, x: Tensor, words: Tensor) -> float:
         """How much smaller words make the error of D, dB, mean over the levels."""

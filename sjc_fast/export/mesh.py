@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 import trimesh
 from skimage.measure import marching_cubes
+from trimesh.exchange.gltf import export_glb
+from trimesh.exchange.obj import export_obj
+from trimesh.exchange.ply import export_ply
 from trimesh.visual.material import SimpleMaterial
 from trimesh.visual.texture import TextureVisuals
 
-from ..errors import UserError
+from ..errors import UserError, setting
 from ..rendering import render
 from ..scene.cameras import orbit
 from ..scene.field import VoxelField
@@ -24,7 +28,7 @@ SMALLEST_SHARE = 0.02  # of the largest piece's area: smaller pieces are floater
 
 @torch.no_grad()
 def extract_mesh(field: VoxelField, iso: float) -> trimesh.Trimesh:
-    """The surface where the density equals `iso`, closed where it meets the box, without colours.
+    """The surface where the density equals `iso`, closed where it meets the box, without colors.
 
     Raises:
         UserError: the density is nowhere above `iso`.
@@ -32,14 +36,14 @@ def extract_mesh(field: VoxelField, iso: float) -> trimesh.Trimesh:
     highest = float(field.density_grid().max())
     if highest <= iso:
         raise UserError(
-            f"no surface: the density reaches {highest:.3g}, below the iso-level {iso:g}; give a lower --iso"
+            f"no surface: the density reaches {highest:.3g}, below the iso-level {iso:g}; give a lower {setting('iso')}"
         )
     # Raw values, because they are what is interpolated; density grows with them.
     raw, level = field.density.detach().cpu().numpy(), field.raw_density(iso)
     padded = np.pad(raw, 1, constant_values=min(raw.min(), level - 1))  # closes the surface where it meets the box
     zyx, faces, _, _ = marching_cubes(padded, level)
     low, high = field.box.cpu().numpy()
-    # Array index i + 1 (after the padding) is the voxel centre low + (i + 0.5) voxel.
+    # Array index i + 1 (after the padding) is the voxel center low + (i + 0.5) voxel.
     xyz = low + (zyx[:, ::-1] - 0.5) * (high - low) / raw.shape[::-1]
     return trimesh.Trimesh(xyz, faces, process=False)
 
@@ -61,7 +65,7 @@ def choose_iso(field: VoxelField, radius: float, fov: float, backend: str = "aut
     if not bool(solid.any()):
         raise UserError(
             f"no surface: the object is fog, no pixel of any view is half opaque (its density reaches {highest:.3g}); "
-            "train for more steps, or give an --iso below that"
+            f"train for more steps, or give an {setting('iso')} below that"
         )
     best = (-1.0, 0.0)
     for iso in np.geomspace(min(0.5, highest / 4), highest * 0.8, LEVELS).tolist():
@@ -79,7 +83,8 @@ def keep_large(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     outer = [piece for piece in pieces if not (piece.is_watertight and piece.volume < 0)] or list(pieces)
     largest = max(piece.area for piece in outer)
     kept = [piece for piece in outer if piece.area >= SMALLEST_SHARE * largest]
-    return trimesh.util.concatenate(kept) if len(kept) > 1 else kept[0]
+    # Meshes together are a mesh; trimesh names the parent of all its kinds.
+    return cast(trimesh.Trimesh, trimesh.util.concatenate(kept)) if len(kept) > 1 else kept[0]
 
 
 def simplify(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
@@ -100,9 +105,9 @@ def save_mesh(mesh: trimesh.Trimesh, path: Path) -> list[Path]:
     """
     mesh.vertex_normals  # noqa: B018 (computed, so that they are exported)
     if path.suffix == ".glb":
-        files = {path: trimesh.exchange.gltf.export_glb(trimesh.Scene(mesh), include_normals=True)}
+        files = {path: export_glb(trimesh.Scene(mesh), include_normals=True)}
     elif path.suffix == ".ply":
-        files = {path: trimesh.exchange.ply.export_ply(mesh, vertex_normal=True)}
+        files = {path: export_ply(mesh, vertex_normal=True)}
     else:
         files = _obj_files(mesh, path)
     for file, data in files.items():
@@ -112,11 +117,12 @@ def save_mesh(mesh: trimesh.Trimesh, path: Path) -> list[Path]:
 
 
 def _obj_files(mesh: trimesh.Trimesh, path: Path) -> dict[Path, bytes]:
-    if mesh.visual.kind == "texture":
-        white, image = [255, 255, 255, 255], mesh.visual.material.baseColorTexture
+    visual: Any = mesh.visual  # its kind decides what it has
+    if visual.kind == "texture":
+        white, image = [255, 255, 255, 255], visual.material.baseColorTexture
         material = SimpleMaterial(name=path.stem, image=image, diffuse=white, ambient=white, specular=[0, 0, 0, 255])
         mesh = mesh.copy()
-        mesh.visual = TextureVisuals(uv=mesh.visual.uv, material=material)
+        mesh.visual = TextureVisuals(uv=visual.uv, material=material)
     options = {"include_normals": True, "return_texture": True, "mtl_name": f"{path.stem}.mtl", "header": None}
-    text, beside = trimesh.exchange.obj.export_obj(mesh, **options)
+    text, beside = export_obj(mesh, **options)
     return {path.with_name(name): data for name, data in beside.items()} | {path: text.encode()}

@@ -26,7 +26,7 @@ def look(
     background: tuple[float, float, float] | None = None,
     backend: str = "auto",
 ) -> Rendering:
-    """`render` for pictures: empty space skipped, over a plain colour (RGB in [0, 1]), or None for the field's own."""
+    """`render` for pictures: empty space skipped, over a plain color (RGB in [0, 1]), or None for the field's own."""
     plain = None
     if background is not None:
         plain = torch.tensor(background, device=field.box.device).expand(len(cameras), 3) * 2 - 1
@@ -50,7 +50,7 @@ def take_pictures(
     Args:
         cameras: V cameras.
         size: pixels a side, or height and width, of the pictures. A latent model renders 1 / upscale of it and decodes.
-        background: plain colour, RGB in [0, 1]; None for the field's own texture.
+        background: plain color, RGB in [0, 1]; None for the field's own texture.
         decoded: through the model's decoder; else its cheap preview, enlarged.
         rays: a rendered pixel and axis; their mean is what is decoded.
 
@@ -71,7 +71,7 @@ def take_pictures(
 
 
 def shade_depth(depth: Tensor, opacity: Tensor, cameras: Cameras, box: Tensor) -> Tensor:
-    """Depth as brightness, [V, H, W] in [0, 1]: 1 half a box in front of its centre, 0.15 half a box behind it."""
+    """Depth as brightness, [V, H, W] in [0, 1]: 1 half a box in front of its center, 0.15 half a box behind it."""
     surface = (depth - (1 - opacity) * FAR_DEPTH) / opacity.clamp_min(1e-3)
     radius = float((box[1] - box[0]).mean() / 2)
     distance = (cameras.c2w[:, :3, 3] - box.mean(dim=0)).norm(dim=-1)[:, None, None]
@@ -80,17 +80,17 @@ def shade_depth(depth: Tensor, opacity: Tensor, cameras: Cameras, box: Tensor) -
 
 
 def to_bytes(picture: Tensor) -> np.ndarray:
-    """[C, H, W] in [0, 1] to [H, W, 3] uint8; one channel becomes grey."""
+    """[C, H, W] in [0, 1] to [H, W, 3] uint8; one channel becomes gray."""
     array = (picture.clamp(0, 1) * 255).round().byte().cpu()
     return array.expand(3, -1, -1).permute(1, 2, 0).numpy()
 
 
 def contact_sheet(rgb: Tensor, depth: Tensor) -> Tensor:
     """Views side by side, RGB above depth, [3, H, W]."""
-    return torch.cat([torch.cat(list(rgb), dim=-1), torch.cat(list(grey(depth, rgb)), dim=-1)], dim=-2)
+    return torch.cat([torch.cat(list(rgb), dim=-1), torch.cat(list(gray(depth, rgb)), dim=-1)], dim=-2)
 
 
-def grey(depth: Tensor, rgb: Tensor) -> Tensor:
+def gray(depth: Tensor, rgb: Tensor) -> Tensor:
     """Depth shading [V, 1, h, w] as RGB pictures of the size of others, [V, 3, H, W]."""
     return interpolate(depth, rgb.shape[-2:], mode="bilinear").expand_as(rgb)
 

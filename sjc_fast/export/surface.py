@@ -1,4 +1,4 @@
-"""From a volume to a mesh in its true colours, and figures that say how well it stands for the volume."""
+"""From a volume to a mesh in its true colors, and figures that say how well it stands for the volume."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .pictures import take_pictures
 from .raycast import render_mesh, silhouettes
 from .texture import bake, paint_vertices, photograph
 
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 
 def surface_of(
@@ -24,7 +24,7 @@ def surface_of(
     model: ScoreModel,
     radius: float,
     fov: float,
-    background: Colour | None,
+    background: Color | None,
     *,
     size: int,
     iso: float | None = None,
@@ -32,15 +32,15 @@ def surface_of(
     texture: int | None = None,
     backend: str = "auto",
 ) -> tuple[trimesh.Trimesh, dict[str, Any]]:
-    """The object's surface, its colours taken from decoded views of the volume, and its figures.
+    """The object's surface, its colors taken from decoded views of the volume, and its figures.
 
     Args:
         radius, fov: of the cameras that look at it, world units and degrees.
         background: behind the volume, RGB in [0, 1]; None for the field's own texture.
-        size: pixels a side of the views that colours are taken from.
+        size: pixels a side of the views that colors are taken from.
         iso: density of the surface; default the one with the volume's silhouettes.
         faces: reduce the surface to about so many.
-        texture: texels a side of a UV texture; None for colours at the vertices.
+        texture: texels a side of a UV texture; None for colors at the vertices.
 
     Returns:
         The mesh, and: iso, vertices, faces, watertight, psnr (dB, peak 1: the mesh's pictures against the volume's from
@@ -72,7 +72,7 @@ def surface_of(
     return mesh, figures
 
 
-def agreement(mesh: trimesh.Trimesh, volume: Tensor, cameras: Cameras, background: Colour | None) -> float:
+def agreement(mesh: trimesh.Trimesh, volume: Tensor, cameras: Cameras, background: Color | None) -> float:
     """PSNR (dB, peak 1) between pictures of the mesh and of the volume, [V, 3, S, S], from the same cameras.
 
     Over a plain background whole pictures are compared; over a texture, which a mesh has not, the mesh's pixels.

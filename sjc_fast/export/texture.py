@@ -1,9 +1,10 @@
-"""True colours for a mesh: pictures of the volume, decoded to RGB, put back onto the surface they were taken of."""
+"""True colors for a mesh: pictures of the volume, decoded to RGB, put back onto the surface they were taken of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import trimesh
 import xatlas
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
-from scipy.spatial import cKDTree
+from scipy.spatial import cKDTree  # pyright: ignore[reportAttributeAccessIssue] - compiled, without types
 from torch import Tensor
 from torch.nn.functional import grid_sample, max_pool2d
 from trimesh.visual.material import PBRMaterial
@@ -20,14 +21,14 @@ from trimesh.visual.texture import TextureVisuals
 from ..scene.cameras import Cameras, orbit
 from .raycast import camera_hits, first_hits
 
-#: Elevations of the rings of views that colours are taken from, degrees, and views in each.
+#: Elevations of the rings of views that colors are taken from, degrees, and views in each.
 RINGS, AROUND = (-50.0, -15.0, 15.0, 40.0, 70.0), 8
 FACING = 3  # power of the cosine of the view angle in a view's weight
 
 
 @dataclass
 class Photographs:
-    """Pictures that colours are taken from."""
+    """Pictures that colors are taken from."""
 
     cameras: Cameras
     pictures: Tensor  # [V, 3, S, S], RGB in [0, 1]
@@ -52,7 +53,7 @@ def photograph(
         tolerance: how far behind the mesh a point may lie and still be seen.
     """
     elevation = torch.tensor(RINGS).repeat_interleave(AROUND)
-    shift = torch.arange(len(RINGS)).repeat_interleave(AROUND) % 2 / 2  # neighbouring rings look between each other
+    shift = torch.arange(len(RINGS)).repeat_interleave(AROUND) % 2 / 2  # neighboring rings look between each other
     azimuth = (torch.arange(len(elevation)) % AROUND + shift) * (360 / AROUND)
     cameras = orbit(azimuth, elevation, radius, fov)
     pictures, depth = [], []
@@ -64,7 +65,7 @@ def photograph(
 
 
 def blend(photographs: Photographs, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
-    """Colours of surface points: the mean of the views that see them, weighted by how squarely they look.
+    """Colors of surface points: the mean of the views that see them, weighted by how squarely they look.
 
     Args:
         points, normals: [P, 3], on the mesh.
@@ -84,27 +85,27 @@ def blend(photographs: Photographs, points: Tensor, normals: Tensor) -> tuple[Te
         nearest = -max_pool2d(-photographs.depth[i : i + 1].clamp(max=1e6), 3, 1, 1)
         visible = inside & (distance <= grid_sample(nearest, mode="nearest", **sample)[0, 0, 0] + photographs.tolerance)
         facing = (-(offset * normals).sum(dim=-1) / distance).clamp_min(0)
-        share = visible * facing**FACING
-        colour = grid_sample(photographs.pictures[i : i + 1], mode="bilinear", **sample)[0, :, 0].T
-        total += share[:, None] * colour
-        weight += share
+        view_weight = visible * facing**FACING
+        color = grid_sample(photographs.pictures[i : i + 1], mode="bilinear", **sample)[0, :, 0].T
+        total += view_weight[:, None] * color
+        weight += view_weight
     return total / weight.clamp_min(1e-8)[:, None], weight
 
 
-def _completed(colours: Tensor, weight: Tensor, points: Tensor) -> Tensor:
-    """Points that no view sees take the colour of the nearest that one does."""
+def _completed(colors: Tensor, weight: Tensor, points: Tensor) -> Tensor:
+    """Points that no view sees take the color of the nearest that one does."""
     unseen = weight < 1e-4
     if bool(unseen.any()) and not bool(unseen.all()):
         nearest = cKDTree(points[~unseen].numpy()).query(points[unseen].numpy())[1]
-        colours[unseen] = colours[~unseen][torch.from_numpy(nearest)]
-    return colours
+        colors[unseen] = colors[~unseen][torch.from_numpy(nearest)]
+    return colors
 
 
 def paint_vertices(mesh: trimesh.Trimesh, photographs: Photographs) -> trimesh.Trimesh:
-    """The mesh with a colour at every vertex."""
+    """The mesh with a color at every vertex."""
     points, normals = (torch.from_numpy(np.array(x, dtype=np.float32)) for x in (mesh.vertices, mesh.vertex_normals))
-    colours = _completed(*blend(photographs, points, normals), points)
-    painted = (colours.numpy() * 255).round().astype(np.uint8)
+    colors = _completed(*blend(photographs, points, normals), points)
+    painted = (colors.numpy() * 255).round().astype(np.uint8)
     return trimesh.Trimesh(
         mesh.vertices, mesh.faces, vertex_normals=mesh.vertex_normals, vertex_colors=painted, process=False
     )
@@ -114,8 +115,8 @@ def bake(mesh: trimesh.Trimesh, photographs: Photographs, size: int) -> trimesh.
     """The mesh with a UV atlas (xatlas) and a texture of `size` x `size` texels."""
     unwrapped, uv = _unwrap(mesh, size)
     flat = trimesh.Trimesh(np.pad(uv, ((0, 0), (0, 1))), unwrapped.faces, process=False)
-    centres = (np.arange(size) + 0.5) / size
-    u, v = np.meshgrid(centres, 1 - centres)  # row 0 of the texture is v = 1
+    centers = (np.arange(size) + 0.5) / size
+    u, v = np.meshgrid(centers, 1 - centers)  # row 0 of the texture is v = 1
     above = np.stack([u.ravel(), v.ravel(), np.ones(size * size)], axis=-1)
     hits = first_hits(flat, above, np.broadcast_to([0.0, 0.0, -1.0], above.shape))
     used = hits.face >= 0
@@ -123,9 +124,9 @@ def bake(mesh: trimesh.Trimesh, photographs: Photographs, size: int) -> trimesh.
     points = torch.from_numpy((unwrapped.vertices[corners] * weights).sum(axis=1).astype(np.float32))
     normals = torch.from_numpy((unwrapped.vertex_normals[corners] * weights).sum(axis=1).astype(np.float32))
     normals = torch.nn.functional.normalize(normals, dim=-1)
-    colours = _completed(*blend(photographs, points, normals), points)
+    colors = _completed(*blend(photographs, points, normals), points)
     texture = np.zeros((size * size, 3), dtype=np.float32)
-    texture[used] = colours.numpy()
+    texture[used] = colors.numpy()
     texture = _dilated(texture.reshape(size, size, 3), used.reshape(size, size))
     image = Image.fromarray((texture * 255).round().clip(0, 255).astype(np.uint8))
     material = PBRMaterial(name="baked", baseColorTexture=image, metallicFactor=0.0, roughnessFactor=1.0)
@@ -147,6 +148,6 @@ def _unwrap(mesh: trimesh.Trimesh, size: int) -> tuple[trimesh.Trimesh, np.ndarr
 
 
 def _dilated(texture: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """Unused texels take the nearest used one's colour, so that filtering does not bleed at the seams."""
-    nearest = distance_transform_edt(~used, return_distances=False, return_indices=True)
+    """Unused texels take the nearest used one's color, so that filtering does not bleed at the seams."""
+    nearest: Any = distance_transform_edt(~used, return_distances=False, return_indices=True)
     return texture[tuple(nearest)]

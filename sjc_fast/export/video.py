@@ -19,7 +19,7 @@ from ..scene.cameras import Cameras
 from ..scene.field import VoxelField
 from ..scores.protocol import ScoreModel
 from ..storage.files import atomic
-from .pictures import grey, take_pictures, to_bytes
+from .pictures import gray, take_pictures, to_bytes
 
 
 def frames_of(
@@ -40,7 +40,7 @@ def frames_of(
     """
     for i in range(len(cameras)):
         rgb, near = take_pictures(field, model, cameras[i : i + 1], size, background, backend, rays=rays)
-        yield torch.cat([rgb, grey(near, rgb)], dim=-1)[0] if depth else rgb[0]
+        yield torch.cat([rgb, gray(near, rgb)], dim=-1)[0] if depth else rgb[0]
 
 
 @functools.cache

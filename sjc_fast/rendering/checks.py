@@ -143,9 +143,11 @@ def errors(mine: Pass, truth: Pass) -> dict[str, float]:
     return result
 
 
-def assert_matches(mine: Pass, truth: Pass, value: float = VALUE, gradient: float = GRADIENT) -> None:
+def assert_matches(
+    mine: Pass, truth: Pass, value: float = VALUE, gradient: float = GRADIENT, features: float = FEATURE_FLIP
+) -> None:
     """Everything within rounding, but for weights at the gate."""
     found = errors(mine, truth)
     for name, error in found.items():
-        limit = FEATURE_FLIP if name == "features" else value if name[:2] != "d " else gradient
+        limit = features if name == "features" else value if name[:2] != "d " else gradient
         assert error < limit, f"{name}: {error:.2e}, allowed {limit:.0e}; all: {found}"

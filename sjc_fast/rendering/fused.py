@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernels.bricks import brick_maximum
+from ..kernels.contract import Rendering, Scene
+from ..kernels.march import march, march_skip
 from ..scene.cameras import Cameras
 from ..scene.field import VoxelField
-from .reference import Rendering
 
 #: A sample thinner than this (optical thickness) is left out where empty space may be skipped: over all the samples of
-#: a ray, less than one of 256 grey levels.
+#: a ray, less than one of 256 gray levels.
 SKIP_BELOW = 1e-5
 
 
@@ -36,9 +38,9 @@ def obstacle(name: str, device: torch.device | str) -> str | None:
     return None
 
 
-def scene_of(field: VoxelField, cameras: Cameras, background: Tensor | None = None) -> tuple[Tensor, ...]:
+def scene_of(field: VoxelField, cameras: Cameras, background: Tensor | None = None) -> Scene:
     """A field and cameras as the tensors that the march takes; `background` [V, C] replaces the field's texture."""
-    return (
+    return Scene(
         field.density,
         field.features,
         field.background if background is None else background,
@@ -52,7 +54,7 @@ def scene_of(field: VoxelField, cameras: Cameras, background: Tensor | None = No
 def march_settings(field: VoxelField, backend: str, beta: float, step_ratio: float = 0.5) -> dict[str, Any]:
     """What the march is told about a field."""
     return {
-        "native": backend == "cpu",
+        "backend": backend,
         "step": field.step_size(step_ratio),
         "density_shift": field.density_shift,
         "sigmoid": field.activation == "sigmoid",
@@ -77,16 +79,10 @@ def render_fused(
 
     Gradients are the same bits from run to run, with Triton under ``torch.use_deterministic_algorithms(True)``.
     """
-    from ..kernels.bricks import brick_maximum
-    from ..kernels.march import march, march_skip
-
     scene = scene_of(field, cameras, background)
     settings = {"height": height, "width": width, **march_settings(field, backend, beta, step_ratio)}
     if skip_empty:
-        views = march_skip(
-            *scene, brick_maximum(field.density.detach(), native=settings["native"]), **settings, skip_below=SKIP_BELOW
-        )
-    else:
-        deterministic = torch.are_deterministic_algorithms_enabled()
-        views = march(*scene, **settings, slots=slots, deterministic=deterministic)
-    return Rendering(*views)
+        bricks = brick_maximum(field.density.detach(), backend=backend)
+        return march_skip(scene, bricks, **settings, skip_below=SKIP_BELOW)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return march(scene, **settings, slots=slots, deterministic=deterministic)

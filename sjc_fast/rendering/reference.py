@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from ..kernels.contract import Rendering
 from ..scene.cameras import Cameras
 from ..scene.field import VoxelField
 from .rays import intersect_box, sample_slots
@@ -18,15 +18,6 @@ EARLY_STOP = 1e-6  # transmittance below which a ray ends: later weights and gra
 FAR_DEPTH = 10.0  # depth given to the light that passes through
 MAX_SLOTS = 1 << 22  # samples held at once; larger views are rendered in bands of rays
 _LANES = 4  # grid_sample on CPU is parallel over its batch only; fixed, so that results do not depend on the machine
-
-
-class Rendering(NamedTuple):
-    """What a renderer returns for V views."""
-
-    features: Tensor  # [V, C, H, W]
-    depth: Tensor  # [V, H, W] expected distance along the ray; light that passes through counts as 10
-    opacity: Tensor  # [V, H, W] sum of weights, at most 1
-    emptiness: Tensor  # [V] mean of log(1 + beta w) over the K x rays slots of the view
 
 
 def render_reference(
@@ -87,13 +78,13 @@ def composite(
     inside = offset < (t_max - t_min)[:, None]  # NaN and misses compare false
     ray, k = inside.nonzero(as_tuple=True)
     t = t_min[ray] + offset[k]
-    points = normalise(origin + t[:, None] * rays[ray], field.box)
+    points = normalize(origin + t[:, None] * rays[ray], field.box)
 
     raw = sample_grid(field.density[None], points)[0]
     thickness = torch.zeros_like(inside, dtype=raw.dtype).index_put((ray, k), field.activate_density(raw) * step)
-    before = torch.nn.functional.pad(thickness[:, :-1], (1, 0)).cumsum(dim=1)  # exclusive, so nothing cancels
-    through = torch.exp(-before)  # T_k
-    weights = torch.where(through >= EARLY_STOP, through * -torch.expm1(-thickness), 0)
+    optical_depth = torch.nn.functional.pad(thickness[:, :-1], (1, 0)).cumsum(dim=1)  # exclusive, so nothing cancels
+    transmittance = torch.exp(-optical_depth)  # T_k
+    weights = torch.where(transmittance >= EARLY_STOP, transmittance * -torch.expm1(-thickness), 0)
     opacity = weights.sum(dim=1)
 
     w = weights[ray, k]
@@ -106,7 +97,7 @@ def composite(
     return features, depth, opacity, torch.log1p(beta * weights).sum(dim=1)
 
 
-def normalise(points: Tensor, box: Tensor) -> Tensor:
+def normalize(points: Tensor, box: Tensor) -> Tensor:
     """World points [P, 3] to grid_sample's coordinates: the box becomes [-1, 1]^3."""
     return (points - box[0]) / (box[1] - box[0]) * 2 - 1
 
@@ -114,9 +105,9 @@ def normalise(points: Tensor, box: Tensor) -> Tensor:
 def sample_grid(grid: Tensor, points: Tensor) -> Tensor:
     """Trilinear values of a grid [C, D, H, W] at points [P, 3] in [-1, 1]; 0 outside. Returns [C, P]."""
     lanes = _LANES if points.device.type == "cpu" and len(points) > 4096 else 1
-    share = -(-len(points) // lanes)
-    padded = torch.nn.functional.pad(points, (0, 0, 0, lanes * share - len(points)))
-    lookup = padded.reshape(lanes, 1, 1, share, 3)
+    points_a_lane = -(-len(points) // lanes)
+    padded = torch.nn.functional.pad(points, (0, 0, 0, lanes * points_a_lane - len(points)))
+    lookup = padded.reshape(lanes, 1, 1, points_a_lane, 3)
     values = grid_sample(grid.expand(lanes, -1, -1, -1, -1), lookup, align_corners=False, padding_mode="zeros")
     return values[:, :, 0, 0].transpose(0, 1).reshape(len(grid), -1)[:, : len(points)]
 

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..kernels import contract
+from ..kernels.contract import Rendering
 from ..scene.cameras import Cameras
 from ..scene.field import VoxelField
 from .fused import obstacle, render_fused
-from .reference import Rendering, render_reference
+from .reference import render_reference
 
 #: Every renderer by name. All compute the same numbers; `reference` is the specification.
 BACKENDS: dict[str, Callable[..., Rendering]] = {
     "reference": render_reference,
-    "triton": functools.partial(render_fused, backend="triton"),
-    "cpu": functools.partial(render_fused, backend="cpu"),
+    **{name: functools.partial(render_fused, backend=name) for name in contract.BACKENDS},
 }
 LOG = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def render(
         step_ratio: distance between samples, in mean voxel sizes.
         slots: int64 [V], the sample slots of each view when they are known already (see `rays.sample_slots`).
         skip_empty: for pictures, not for training: no gradients, and a backend may leap over nearly empty space (which
-            takes less than one of 256 grey levels from a pixel's opacity); the reference renders all of it.
+            takes less than one of 256 gray levels from a pixel's opacity); the reference renders all of it.
 
     Returns:
         `Rendering` of features [V, C, H, W], depth [V, H, W], opacity [V, H, W] and emptiness [V], all with gradients

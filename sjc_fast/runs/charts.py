@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, which needs no script and follows the page's colours."""
+"""Line charts as inline SVG, which needs no script and follows the page's colors."""
 
 from __future__ import annotations
 

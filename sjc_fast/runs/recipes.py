@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..errors import UserError
+from ..errors import UserError, setting
 
 
 class Recipe(NamedTuple):
@@ -69,5 +69,5 @@ def find_recipe(name: str) -> Recipe:
         UserError: there is none of that name.
     """
     if name not in RECIPES:
-        raise UserError(f"--recipe {name}: there is none; sjc-fast recipes lists them: {', '.join(RECIPES)}")
+        raise UserError(f"{setting('recipe')} {name}: there is none; sjc-fast recipes lists them: {', '.join(RECIPES)}")
     return RECIPES[name]

@@ -12,14 +12,14 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from ..training.config import TrainConfig, load_yaml, settings_of
 from ..storage.files import atomic
+from ..training.config import TrainConfig, load_yaml, settings_of
+from .charts import line_chart
 from .folder import RunFolder
 from .journal import read_metrics, read_record
-from .charts import line_chart
 
 EMBEDDED_MOST = 32 * 2**20  # bytes of a video that still goes into a page
-COLOURS = ("#2f6fde", "#e0862d", "#3aa76d", "#9b59c5", "#8a93a0")
+COLORS = ("#2f6fde", "#e0862d", "#3aa76d", "#9b59c5", "#8a93a0")
 
 CHARTS = (
     ("opacity", "mean opacity", False),
@@ -27,6 +27,7 @@ CHARTS = (
     ("update_rms", "score, root mean square of the update", True),
     ("sigma", "noise level sigma", True),
 )
+METRICS = {"opacity": "opacity", "emptiness": "emptiness", "update_rms": "update, root mean square", "sigma": "sigma"}
 MESH_FIGURES = {"iso": "density at the surface", "psnr": "PSNR against the volume, dB"}
 TYPES = {".mp4": "video/mp4", ".jpg": "image/jpeg", ".png": "image/png"}
 
@@ -53,13 +54,11 @@ def write_report(folder: RunFolder) -> Path:
             summary=_summary(config, record),
             turntable=_embedded(folder.turntable),
             no_turntable="The run is not finished." if record.get("status") != "finished" else "No turntable was made.",
-            timeline=[
-                {"step": step, "picture": _embedded(picture)} for step, picture in folder.moments()
-            ],
+            timeline=[{"step": step, "picture": _embedded(picture)} for step, picture in folder.moments()],
             figures=_figures(record, rows),
             charts=[c for c in (_chart(rows, *chart) for chart in CHARTS) if c],
             times=[
-                {"name": name, "seconds": seconds, "colour": COLOURS[i % len(COLOURS)]}
+                {"name": name, "seconds": seconds, "color": COLORS[i % len(COLORS)]}
                 for i, (name, seconds) in enumerate(record.get("seconds", {}).items())
             ],
             files=_files(folder),
@@ -120,7 +119,7 @@ def _figures(record: dict[str, Any], rows: list[dict[str, float]]) -> list[tuple
     figures = [("status", record.get("status", "running"))]
     if rows:
         last = rows[-1]
-        figures += [(name, f"{last[name]:.4g}") for name in ("opacity", "emptiness", "update_rms", "sigma") if name in last]
+        figures += [(label, f"{last[name]:.4g}") for name, label in METRICS.items() if name in last]
         if last["seconds"] > 0 and len(rows) > 1:
             first = rows[0]
             pace = (last["seconds"] - first["seconds"]) / max(1, last["step"] - first["step"])

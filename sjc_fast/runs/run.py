@@ -13,21 +13,22 @@ from typing import Any
 
 import torch
 
-from ..training.checkpoint import load_checkpoint, save_checkpoint
-from ..training.config import TrainConfig, save_yaml
-from ..errors import UserError
+from ..errors import UserError, setting
 from ..export.pictures import save_picture
-from .report import write_report
-from ..scene.field import VoxelField
-from .journal import Journal
 from ..rendering import choose_backend
-from .reporter import Reporter
+from ..scene.field import VoxelField
 from ..scores.load import load_score_model
 from ..scores.protocol import ScoreModel
+from ..training.checkpoint import load_checkpoint, save_checkpoint
+from ..training.config import TrainConfig, save_yaml
+from ..training.trainer import Readout, Trainer
 from .folder import RunFolder
+from .journal import Journal
+from .report import write_report
+from .reporter import Reporter
 from .results import take_preview, write_results
 from .settings import check_words, limit_memory, network_dtype, pick_device
-from ..training.trainer import Readout, Trainer
+
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
     """The run in the folder was asked to stop, and its checkpoint is written."""
@@ -55,7 +56,7 @@ def check_early(config: TrainConfig) -> None:
     """
     config.check()
     if not str(config.output or "").isprintable():
-        raise UserError(f"--output {str(config.output)!r}: give a name of readable characters")
+        raise UserError(f"{setting('output')} {str(config.output)!r}: give a name of readable characters")
     if config.resume is None and config.output:
         RunFolder(config.output).check_free()
 
@@ -99,9 +100,9 @@ def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None
     limit_memory(config.memory_limit, device)
     backend = choose_backend(config.backend, device)
     if model is None:
-        check_words(config)
+        check_words(config.model, config.prompt)
     used = f"model {model.name if model else config.model}, renderer {backend}, device {device}"
-    reporter.announce(f"{used} (change with --model, --backend, --device)")
+    reporter.announce(f"{used} (change with {', '.join(map(setting, ('model', 'backend', 'device')))})")
     try:
         model = model or load_model(config, device)
         if config.attention != "sdpa":
@@ -125,8 +126,8 @@ def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None
                 write_report(folder)
     except torch.OutOfMemoryError as error:
         raise UserError(
-            "the device has too little memory: lower --field.resolution, --views or --log.turntable-size, or raise "
-            f"--memory-limit ({str(error).splitlines()[0]})"
+            f"the device has too little memory: lower {setting('field.resolution')}, {setting('views')} or "
+            f"{setting('log.turntable_size')}, or raise {setting('memory_limit')} ({str(error).splitlines()[0]})"
         ) from None
     return Result(trainer.field, trainer.config, model, folder.path)
 
@@ -184,7 +185,7 @@ def _bad_field(trainer: Trainer, folder: RunFolder) -> UserError:
     kept = folder.checkpoint
     where = f"the last good checkpoint is {kept}" if kept.exists() else "there is no checkpoint yet"
     step = trainer.first_bad_step() or trainer.position
-    return UserError(f"the field holds NaN or infinity at step {step}; {where}; try a lower --optimizer.lr")
+    return UserError(f"the field holds NaN or infinity at step {step}; {where}; try a lower {setting('optimizer.lr')}")
 
 
 def _save(trainer: Trainer, folder: RunFolder) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from ..training.config import TrainConfig, differences, load_yaml, merge
-from ..errors import UserError
+from ..errors import UserError, setting
 from ..scores.load import EMBEDDED, STABLE_DIFFUSION, folder_settings, model_folder
 from ..scores.protocol import ScoreModel
+from ..training.config import TrainConfig, differences, load_yaml, merge
 from .folder import RunFolder
 
 #: Presets that replace a model's own settings, as changes to `TrainConfig`, whose defaults are the paper's but for one.
@@ -29,13 +29,13 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device {name}: give auto, cpu, cuda or cuda:N") from None
+        raise UserError(f"{setting('device')} {name}: give auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name}: only cpu and cuda are supported")
+        raise UserError(f"{setting('device')} {name}: only cpu and cuda are supported")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: this machine has no usable CUDA device; use --device cpu")
+        raise UserError(f"{setting('device')} {name}: this machine has no usable CUDA device; use cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+        raise UserError(f"{setting('device')} {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
     return device
 
 
@@ -78,7 +78,7 @@ def resumed_config(folder: Path, wanted: TrainConfig | None = None) -> TrainConf
     if different:
         raise UserError(f"{folder} was started with {'; '.join(different)}: resume it unchanged, or start a new run")
     if wanted.output != folder:
-        raise UserError(f"--output {wanted.output}: a resumed run goes on in its own folder, {folder}")
+        raise UserError(f"{setting('output')} {wanted.output}: a resumed run goes on in its own folder, {folder}")
     return replace(wanted, resume=folder)
 
 
@@ -95,14 +95,16 @@ def limit_memory(gigabytes: float | None, device: torch.device) -> None:
     """
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        share = 1.0 if gigabytes is None else min(1.0, gigabytes * 2**30 / total)
-        torch.cuda.set_per_process_memory_fraction(share, device.index)  # None is the current device
+        fraction = 1.0 if gigabytes is None else min(1.0, gigabytes * 2**30 / total)
+        torch.cuda.set_per_process_memory_fraction(fraction, device.index)  # None is the current device
     elif gigabytes is not None:
-        raise UserError(f"--memory-limit {gigabytes:g}: it limits a CUDA device's memory, and the run is on the CPU")
+        raise UserError(
+            f"{setting('memory_limit')} {gigabytes:g}: it limits a CUDA device's memory, and the run is on the CPU"
+        )
 
 
-def check_words(config: TrainConfig) -> None:
-    """Refuse a prompt outside the words of the model that the configuration names, without loading it."""
-    vocabulary = folder_settings(config.model).vocabulary
+def check_words(model: str, prompt: str) -> None:
+    """Refuse a prompt outside the words of a model, without loading it."""
+    vocabulary = folder_settings(model).vocabulary
     if vocabulary:
-        vocabulary.check(config.prompt)
+        vocabulary.check(prompt)

@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from ..training.config import settings_of
-from ..errors import UserError
+from ..errors import UserError, setting
 from ..export.pictures import to_bytes
-from .reporter import Reporter
-from .folder import RunFolder
+from ..training.config import settings_of
 from ..training.steps import Metrics
 from ..training.trainer import Trainer
+from .folder import RunFolder
+from .reporter import Reporter
 
 
 class TensorBoardReporter(Reporter):
@@ -64,7 +64,7 @@ class WandbReporter(Reporter):
 
     def __init__(self, project: str) -> None:
         if importlib.util.find_spec("wandb") is None:
-            raise UserError(f"--wandb {project}: it is not installed: pip install 'sjc-fast[wandb]'")
+            raise UserError(f"{setting('wandb')} {project}: it is not installed: pip install 'sjc-fast[wandb]'")
         self.project = project
 
     def start(self, trainer: Trainer, folder: Path) -> None:
@@ -76,8 +76,8 @@ class WandbReporter(Reporter):
         options = {"project": self.project, "name": folder.name, "id": name, "resume": "allow", "dir": folder}
         try:
             self._run = wandb.init(**options, config=settings_of(trainer.config))
-        except (wandb.errors.Error, ValueError) as error:
-            raise UserError(f"--wandb {self.project}: {' '.join(str(error).split())}") from None
+        except (wandb.Error, ValueError) as error:
+            raise UserError(f"{setting('wandb')} {self.project}: {' '.join(str(error).split())}") from None
 
     def measured(self, position: int, metrics: dict[str, float]) -> None:
         self._run.log({f"train/{name}": value for name, value in metrics.items()}, step=position)

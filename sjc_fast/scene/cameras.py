@@ -34,15 +34,14 @@ class Cameras:
         return Cameras(self.c2w.to(device), self.fov.to(device))
 
     def rays(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """World-space rays through the pixel centres; row 0 is the top of the image.
+        """World-space rays through the pixel centers; row 0 is the top of the image.
 
         Returns:
             origins [V, 3] and unit directions [V, height, width, 3], so that distances along a ray are lengths.
         """
-        like = {"device": self.c2w.device, "dtype": self.c2w.dtype}
         focal = width / 2 / torch.tan(torch.deg2rad(self.fov) / 2)  # pixels; from the WIDTH, as in the paper's code
-        x = torch.arange(width, **like) - (width / 2 - 0.5)
-        y = torch.arange(height, **like) - (height / 2 - 0.5)
+        x = torch.arange(width, device=self.c2w.device, dtype=self.c2w.dtype) - (width / 2 - 0.5)
+        y = torch.arange(height, device=self.c2w.device, dtype=self.c2w.dtype) - (height / 2 - 0.5)
         y, x = torch.meshgrid(y, x, indexing="ij")
         f = focal[:, None, None].to(x)
         local = torch.stack([x / f, -y / f, -torch.ones_like(x).expand(len(self), -1, -1)], dim=-1)
@@ -69,8 +68,8 @@ def orbit(azimuth: Tensor, elevation: Tensor, radius: Tensor | float, fov: Tenso
 def look_at(eye: Tensor, target: Sequence[float] = (0, 0, 0), up: Sequence[float] = (0, 1, 0)) -> Tensor:
     """Camera-to-world matrices [V, 4, 4] of cameras at `eye` [V, 3]; OpenGL axes, so -z points at the target."""
     backward = torch.nn.functional.normalize(eye - eye.new_tensor(target), dim=-1)
-    right = torch.nn.functional.normalize(torch.linalg.cross(eye.new_tensor(up).expand_as(eye), backward), dim=-1)
-    true_up = torch.linalg.cross(backward, right)
+    right = torch.nn.functional.normalize(torch.cross(eye.new_tensor(up).expand_as(eye), backward, dim=-1), dim=-1)
+    true_up = torch.cross(backward, right, dim=-1)
     c2w = torch.eye(4, dtype=eye.dtype, device=eye.device).repeat(len(eye), 1, 1)
     c2w[:, :3, :] = torch.stack([right, true_up, backward, eye], dim=-1)
     return c2w

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class VoxelField(nn.Module):
     Args:
         resolution: voxels a side.
         channels: 4 for a latent model, 3 for a pixel model.
-        activation: "raw" for latents; "sigmoid" maps interpolated raw values to colours by ``2 sigmoid(.) - 1``;
+        activation: "raw" for latents; "sigmoid" maps interpolated raw values to colors by ``2 sigmoid(.) - 1``;
             default by the channels: sigmoid for 3, raw otherwise.
         density_shift: the softplus shift; -1 in the paper's code, which starts as a thin fog.
         density_init: raw density everywhere at the start.
@@ -72,7 +73,7 @@ class VoxelField(nn.Module):
         """Distance between samples along a ray: `step_ratio` times the mean voxel size."""
         version = (self.box.data_ptr(), self.box._version)
         if self._extent is None or self._extent[0] != version:  # reading the box waits for the device: once is enough
-            self._extent = (version, (self.box[1] - self.box[0]).tolist())
+            self._extent = (version, [float(length) for length in self.box[1] - self.box[0]])
         extent = self._extent[1]
         sides = reversed(self.density.shape)  # the grid is [z, y, x]
         return step_ratio * sum(e / n for e, n in zip(extent, sides, strict=True)) / 3
@@ -92,7 +93,7 @@ class VoxelField(nn.Module):
 
     @torch.no_grad()
     def density_grid(self) -> Tensor:
-        """Density at the voxel centres, [D, H, W]."""
+        """Density at the voxel centers, [D, H, W]."""
         return self.activate_density(self.density)
 
     def save(self, path: Path | str) -> None:
@@ -145,21 +146,23 @@ class VoxelField(nn.Module):
             UserError: the file is missing, unreadable, or lacks one of the keys.
         """
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state: Any = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise UserError(f"no checkpoint at {path}") from None
         except Exception as error:  # torch raises many kinds here; all mean the same to the caller
             raise UserError(f"{path} cannot be read as a PyTorch state dict: {_first_line(error)}") from None
-        missing = [k for k in ("density", "color", "bg", "d_scale") if not isinstance(state, dict) or k not in state]
+        known: set[Any] = set(state) if isinstance(state, dict) else set()  # pyright: ignore[reportUnknownArgumentType]
+        missing = [k for k in ("density", "color", "bg", "d_scale") if k not in known]
         if missing:
             raise UserError(f"{path} is not a voxel checkpoint of the SJC code: it lacks {', '.join(missing)}")
-        corners = box if box is not None else state.get("aabb", torch.tensor([[-1.0] * 3, [1.0] * 3]))
         try:
-            tensors = {
-                "density": state["density"].float()[0, 0].contiguous(),
-                "features": state["color"].float()[0].permute(1, 2, 3, 0).contiguous(),
-                "background": state["bg"].float()[0].contiguous(),
-                "density_scale": torch.as_tensor(state["d_scale"]).float().reshape(()),
+            of: dict[str, Any] = cast("dict[str, Any]", state)
+            corners: Any = box if box is not None else of.get("aabb", torch.tensor([[-1.0] * 3, [1.0] * 3]))
+            tensors: dict[str, Tensor] = {
+                "density": of["density"].float()[0, 0].contiguous(),
+                "features": of["color"].float()[0].permute(1, 2, 3, 0).contiguous(),
+                "background": of["bg"].float()[0].contiguous(),
+                "density_scale": torch.as_tensor(of["d_scale"]).float().reshape(()),
                 "box": torch.as_tensor(corners).float().reshape(2, 3),
             }
             return cls.from_tensors(tensors, activation, density_shift)
@@ -188,14 +191,6 @@ def check_tensors(tensors: dict[str, Tensor], density_shift: float) -> None:
         raise ValueError("it holds NaN or infinity")
     if not bool((tensors["box"][0] < tensors["box"][1]).all()) or abs(float(tensors["density_scale"])) > 50:
         raise ValueError("its box or its density scale is impossible")
-
-
-def parameter_groups(field: VoxelField, lr: float, background_lr: float) -> list[dict]:
-    """Two optimiser groups, as in the paper's code: the background, and everything else (density_scale too) at `lr`."""
-    return [
-        {"params": [field.density, field.features, field.density_scale], "lr": lr},
-        {"params": [field.background], "lr": background_lr},
-    ]
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import imageio.v3 as iio
 import torch
@@ -78,7 +78,8 @@ def _picture(folder: Path, name: str, size: int) -> Tensor:
     path = folder / name
     path = path if path.suffix else path.with_suffix(".png")
     try:
-        array = torch.from_numpy(iio.imread(path)).float() / 255
+        pixels: Any = iio.imread(path)  # pyright: ignore[reportUnknownMemberType] - imageio's types are partial
+        array = torch.as_tensor(pixels).float() / 255
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"cannot read the photograph {path}: {' '.join(str(error).split())[:200]}") from None
     if array.ndim != 3 or array.shape[-1] != 4:
@@ -104,10 +105,12 @@ def _averages(many: int, few: int) -> Tensor:
 def save_photos(photos: Photos, folder: Path, part: str) -> None:
     """Write `transforms_<part>.json` and the pictures, in the same convention; all cameras have the first one's FoV."""
     (folder / part).mkdir(parents=True, exist_ok=True)
-    frames = []
+    frames: list[dict[str, Any]] = []
     for i, (picture, pose) in enumerate(zip(photos.pictures, UPRIGHT.T @ photos.cameras.c2w, strict=True)):
         name = f"./{part}/r_{i}"
-        iio.imwrite(folder / f"{name}.png", (picture * 255).round().byte().permute(1, 2, 0).numpy())
-        frames.append({"file_path": name, "transform_matrix": [[round(v, 7) for v in row] for row in pose.tolist()]})
+        image: Any = (picture * 255).round().byte().permute(1, 2, 0).numpy()
+        iio.imwrite(folder / f"{name}.png", image)  # pyright: ignore[reportUnknownMemberType]
+        rows = [[float(v) for v in row] for row in pose]
+        frames.append({"file_path": name, "transform_matrix": [[round(v, 7) for v in row] for row in rows]})
     table = {"camera_angle_x": math.radians(float(photos.cameras.fov[0])), "frames": frames}
     (folder / f"transforms_{part}.json").write_text(json.dumps(table, indent=1) + "\n")

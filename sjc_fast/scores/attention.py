@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, setting
 
 
 def xformers_problem() -> str | None:
@@ -19,7 +19,7 @@ def xformers_problem() -> str | None:
     if importlib.util.find_spec("xformers") is None:
         return "it is not installed: pip install 'sjc-fast[xformers]'"
     logging.getLogger("xformers").setLevel(logging.ERROR)  # its warning says in six lines what we say in one
-    from xformers import _cpp_lib
+    from xformers import _cpp_lib  # pyright: ignore[reportMissingImports] - optional
 
     failure = _cpp_lib._cpp_library_load_exception
     build = getattr(failure, "build_info", None)
@@ -42,9 +42,9 @@ def check_attention(name: str, device: torch.device) -> None:
     if name == "sdpa":
         return
     if importlib.util.find_spec("xformers") is None:
-        raise UserError(f"--attention xformers: {xformers_problem()}, or use --attention sdpa")
+        raise UserError(f"{setting('attention')} xformers: {xformers_problem()}, or choose sdpa")
     if device.type != "cuda":
-        raise UserError("--attention xformers: it needs a CUDA device; use --attention sdpa")
+        raise UserError(f"{setting('attention')} xformers: it needs a CUDA device; choose sdpa")
 
 
 def use_attention(unet: Any, name: str, device: torch.device, dtype: torch.dtype) -> str:
@@ -58,7 +58,7 @@ def use_attention(unet: Any, name: str, device: torch.device, dtype: torch.dtype
     if name == "sdpa":
         return name
     unet.enable_xformers_memory_efficient_attention()
-    from xformers.ops.fmha import Inputs, _dispatch_fw
+    from xformers.ops.fmha import Inputs, _dispatch_fw  # pyright: ignore[reportMissingImports] - optional
 
     heads = unet.config.attention_head_dim  # which diffusers uses for the number of heads
     heads = heads if isinstance(heads, int) else heads[0]

@@ -16,6 +16,7 @@ from .attention import check_attention, use_attention
 from .layout import TextWithLayout, UNetWithLayout
 from .loading import FolderSettings, PartLoader, one_line
 from .lora import Lora
+from .preconditioning import Preconditioning
 
 LOG = logging.getLogger(__name__)
 
@@ -59,12 +60,12 @@ class DiffusersModel:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         own = settings or FolderSettings()
-        self.prediction = scheduler.config.get("prediction_type", "epsilon")
         self.device, self.dtype = torch.device(device), dtype
         self.unet = unet.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
-        self._text_source, self._text = text_source, None
-        self._vae_source, self._vae = vae_source, None
-        self.patch, self.timestep = own.pixel_patch, own.timestep
+        self._text_source, self._vae_source = text_source, vae_source
+        self._text: tuple[Any, Any] | None = None
+        self._vae: Any = None
+        self.patch = own.pixel_patch
         self.vocabulary, self.settings = own.vocabulary, own.defaults
         self.name = own.name or name
         self.latent, self.upscale, self.latent_scale = vae_source is not None, upscale, latent_scale
@@ -74,28 +75,19 @@ class DiffusersModel:
         self.most: int | None = None  # inputs that fit into one call, once more were too many
         alphas = scheduler.alphas_cumprod.double()
         self.sigmas = ((1 - alphas) / alphas).sqrt().float()
-        self._table = self.sigmas.to(self.device).log()
-
-    def ticks(self, sigma: Tensor) -> Tensor:
-        """Time steps for noise levels [B]: the nearest tick in log sigma, or interpolated between two (float)."""
-        table = self._table
-        level = sigma.to(table).log()
-        above = torch.searchsorted(table, level.contiguous()).clamp(1, len(table) - 1)
-        low, high = table[above - 1], table[above]
-        share = ((level - low) / (high - low)).clamp(0, 1)
-        tick = above - 1 + share
-        return tick if self.timestep == "interpolated" else tick.round().long()
+        prediction = scheduler.config.get("prediction_type", "epsilon")
+        self.preconditioning = Preconditioning("beta", prediction, self.sigmas.to(self.device), own.timestep)
 
     @torch.no_grad()
-    def predict(self, batch: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
-        """The network's own answer (epsilon, v or sample: `prediction`), in one call where memory allows.
+    def predict(self, batch: Tensor, c_noise: Tensor, condition: Tensor) -> Tensor:
+        """The network's raw answer, in one call where memory allows.
 
         Where it does not, the batch goes through in equal parts from then on, which a warning says once.
 
         Args:
-            batch: inputs as the network wants them, ``x / sqrt(1 + sigma^2)`` with patches as channels, in `dtype`:
+            batch: inputs as the network wants them, ``c_in z`` with patches as channels, in `dtype`:
                 [B, C p p, h / p, w / p].
-            sigma: noise levels, [B].
+            c_noise: what it is told of the noise levels, [B].
             condition: rows of what `encode` returned, [B, ...].
 
         Returns:
@@ -104,7 +96,7 @@ class DiffusersModel:
         Raises:
             torch.OutOfMemoryError: not even one input fits.
         """
-        inputs = (batch, self.ticks(sigma.to(self.device)), condition.to(self.device, self.dtype))
+        inputs = (batch, c_noise.to(self.device), condition.to(self.device, self.dtype))
         warned = self.most is not None
         while True:
             size = _equal_part(len(batch), self.most)
@@ -129,16 +121,12 @@ class DiffusersModel:
 
     @torch.no_grad()
     def denoise(self, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
-        """See `ScoreModel.denoise`. The network sees ``x / sqrt(1 + sigma^2)``; its answer becomes D in float32."""
-        s = sigma.to(x)[:, None, None, None]
-        scale = (1 + s**2).sqrt()
-        scaled = pixel_unshuffle(x / scale, self.patch).to(self.device, self.dtype, memory_format=torch.channels_last)
-        answer = pixel_shuffle(self.predict(scaled, sigma, condition).to(x), self.patch)
-        if self.prediction == "epsilon":
-            return x - s * answer
-        if self.prediction == "v_prediction":
-            return x / scale**2 - s / scale * answer
-        return answer
+        """See `ScoreModel.denoise`: ``D = c_skip z + c_out F(c_in z; c_noise)``, in float32 around the network."""
+        numbers = self.preconditioning.coefficients(sigma.to(x.device))
+        c_in, c_skip, c_out = (c.to(x)[:, None, None, None] for c in (numbers.c_in, numbers.c_skip, numbers.c_out))
+        scaled = pixel_unshuffle(c_in * x, self.patch).to(self.device, self.dtype, memory_format=torch.channels_last)
+        answer = pixel_shuffle(self.predict(scaled, numbers.c_noise, condition).to(x), self.patch)
+        return c_skip * x + c_out * answer
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> Tensor:
@@ -162,7 +150,7 @@ class DiffusersModel:
 
     def prepare_decoder(self) -> None:
         """Load the VAE into the host's memory, if there is one and it is not loaded yet."""
-        if self.latent and self._vae is None:
+        if self._vae_source is not None and self._vae is None:
             self._vae = self._vae_source().eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -285,7 +273,7 @@ def check_kind(
     Raises:
         UserError: what is wrong with the configurations of `unet`, `vae` and `layout`.
     """
-    seen = [unet.get("out_channels"), *([layout.get("channels")] if layout else [])]
+    seen: list[Any] = [unet.get("out_channels"), *([layout.get("channels")] if layout else [])]
     counted = all(isinstance(n, int) for n in seen)
     if not counted or unet.get("in_channels") != sum(seen) or unet.get("addition_embed_type"):
         raise UserError(f"model {source}: its UNet wants more than an image and a text, which is not supported")

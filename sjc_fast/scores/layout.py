@@ -8,12 +8,15 @@ the noise hides everything, and the UNet is left to decide what the words leave 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 
 class LayoutDecoder(ModelMixin, ConfigMixin):
@@ -48,7 +51,7 @@ class LayoutDecoder(ModelMixin, ConfigMixin):
 
 
 class Modulated(nn.Module):
-    """A residual convolution whose normalised input the words scale and shift: colours are products."""
+    """A residual convolution whose normalized input the words scale and shift: colors are products."""
 
     def __init__(self, features: int, hidden: int) -> None:
         super().__init__()
@@ -79,7 +82,7 @@ class TextWithLayout(nn.Module):
 class UNetWithLayout(nn.Module):
     """A UNet that takes such conditions: it sees the layout as further channels, and answers what to add to it."""
 
-    def __init__(self, unet: nn.Module, channels: int) -> None:
+    def __init__(self, unet: UNet2DConditionModel, channels: int) -> None:
         super().__init__()
         self.unet, self.channels, self.config = unet, channels, unet.config
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..errors import UserError
 from .loading import FolderSettings
-from .protocol import ScoreModel
+
+if TYPE_CHECKING:
+    from .diffusers import DiffusersModel
 
 EMBEDDED = "shapes"
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -57,7 +60,7 @@ def load_score_model(
     attention: str = "sdpa",
     compiled: bool = False,
     lora: Path | None = None,
-) -> ScoreModel:
+) -> DiffusersModel:
     """Load a score model.
 
     Args:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from .preconditioning import predictions
 from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import torch
 
 PARTS = ("unet", "scheduler", "tokenizer", "text_encoder")
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 @dataclass
@@ -104,7 +104,8 @@ class PartLoader:
 
     def config(self, part: str) -> dict[str, Any]:
         """A part's configuration, without its weights."""
-        from diffusers import DDIMScheduler, UNet2DConditionModel
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
         kind = DDIMScheduler if part == "scheduler" else UNet2DConditionModel  # they differ in the file's name
         config = self._load(part, kind.load_config)
@@ -114,12 +115,12 @@ class PartLoader:
 
     def scheduler(self) -> Any:
         """The noise table, whatever sampler the model ships with."""
-        from diffusers import DDIMScheduler
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
         config = self.config("scheduler")
-        if "beta_schedule" not in config or config.get("prediction_type", "epsilon") not in PREDICTIONS:
+        if "beta_schedule" not in config or config.get("prediction_type", "epsilon") not in predictions("beta"):
             kind = f"{config.get('_class_name')} with prediction type {config.get('prediction_type')!r}"
-            known = ", ".join(PREDICTIONS)
+            known = ", ".join(predictions("beta"))
             raise UserError(f"model {self.source}: {kind} is not supported; known: {known} on a beta schedule")
         return self._load("scheduler", DDIMScheduler.from_pretrained)
 
@@ -135,7 +136,8 @@ class PartLoader:
         Raises:
             UserError: it is missing, damaged, or lacks tensors (the libraries would make those up at random).
         """
-        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
         from transformers import CLIPTextModel
 
         from .layout import LayoutDecoder

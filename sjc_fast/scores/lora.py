@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, setting
 from ..storage.tensors import read_tensors
 from .loading import one_line
 
@@ -23,28 +23,31 @@ class Lora:
     """
 
     def __init__(self, path: Path) -> None:
-        from diffusers import StableDiffusionPipeline
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
         self.path = path
         try:
             tensors, _ = read_tensors(self._file(path))
             if not any(word in key for key in tensors for word in LAYERS):
                 raise ValueError("it holds no LoRA weights")
-            self._state, self._alphas = StableDiffusionPipeline.lora_state_dict(tensors)
+            found: Any = StableDiffusionPipeline.lora_state_dict(tensors)  # three only where metadata are asked for
+            self._state, self._alphas = found
         except UserError:
             raise
         except Exception as error:  # diffusers' conversions raise many kinds
-            raise UserError(f"--lora {path}: {one_line(error)}") from None
+            raise UserError(f"{setting('lora')} {path}: {one_line(error)}") from None
 
     @staticmethod
     def _file(path: Path) -> Path:
         if path.is_dir():
             files = sorted(path.glob("*.safetensors"))
             if len(files) != 1:
-                raise UserError(f"--lora {path}: the folder holds {len(files)} .safetensors files; name one of them")
+                raise UserError(
+                    f"{setting('lora')} {path}: the folder holds {len(files)} .safetensors files; name one of them"
+                )
             return files[0]
         if not path.is_file() or path.suffix != ".safetensors":
-            raise UserError(f"--lora {path}: give a .safetensors file that exists, or a folder with one")
+            raise UserError(f"{setting('lora')} {path}: give a .safetensors file that exists, or a folder with one")
         return path
 
     def add_to_unet(self, unet: Any) -> None:
@@ -53,7 +56,7 @@ class Lora:
         Raises:
             UserError: it is for another network.
         """
-        from diffusers import StableDiffusionPipeline
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
         if not any(key.startswith("unet.") for key in self._state):
             return
@@ -65,7 +68,7 @@ class Lora:
         Raises:
             UserError: it is for another network.
         """
-        from diffusers import StableDiffusionPipeline
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
         if any(key.startswith("text_encoder.") for key in self._state):
             self._merge("text encoder", StableDiffusionPipeline.load_lora_into_text_encoder, encoder)
@@ -83,4 +86,4 @@ class Lora:
                 layer.merge()
             recurse_remove_peft_layers(network)
         except Exception as error:  # PEFT's and diffusers' complaints are of many kinds
-            raise UserError(f"--lora {self.path}: it does not fit the {what}: {one_line(error)}") from None
+            raise UserError(f"{setting('lora')} {self.path}: it does not fit the {what}: {one_line(error)}") from None

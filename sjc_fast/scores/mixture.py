@@ -64,8 +64,8 @@ class MixtureModel:
     def denoise(self, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
         """Exact posterior mean; see `ScoreModel.denoise`. The softmax is stable for any sigma > 0."""
         variance = (self.std**2 + sigma**2).to(x)
-        share = self._exponents(x, variance, condition).softmax(dim=1)
-        mean = (share @ self.images.to(x).flatten(1)).reshape(x.shape)
+        posterior = self._exponents(x, variance, condition).softmax(dim=1)
+        mean = (posterior @ self.images.to(x).flatten(1)).reshape(x.shape)
         return mean + (self.std**2 / variance)[:, None, None, None] * (x - mean)
 
     def encode(self, prompts: list[str]) -> Tensor:

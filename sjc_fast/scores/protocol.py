@@ -9,6 +9,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     import torch
 
+    from .preconditioning import Preconditioning
+
 
 @runtime_checkable
 class ScoreModel(Protocol):
@@ -70,19 +72,19 @@ class ScoreModel(Protocol):
 class NetworkModel(ScoreModel, Protocol):
     """A score model whose network can be asked directly, so that what surrounds it can be fused."""
 
-    prediction: str
-    """What the network answers: "epsilon", "v_prediction" or "sample"."""
+    preconditioning: Preconditioning
+    """The numbers that make D of the network's answer."""
     patch: int
     """Squares of so many pixels a side are the network's channels (`torch.nn.functional.pixel_unshuffle`)."""
     dtype: torch.dtype
     """Of its inputs and answers."""
 
-    def predict(self, batch: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
-        """The network's answer to inputs ``x / sqrt(1 + sigma^2)``, [B, C p p, h / p, w / p] in `dtype`.
+    def predict(self, batch: Tensor, c_noise: Tensor, condition: Tensor) -> Tensor:
+        """The network's raw answer F to inputs ``c_in z``, [B, C p p, h / p, w / p] in `dtype`.
 
         Args:
             batch: the inputs, channels last.
-            sigma: noise levels, [B].
+            c_noise: what it is told of the noise levels, [B].
             condition: rows of what `encode` returned, [B, ...].
         """
         ...

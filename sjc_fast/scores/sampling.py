@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class Sampler:
     high: float | None = None
     """Largest sigma; default the model's."""
     heun: bool = True
-    """Correct every step by the slope at its end (second order, two evaluations a step); else Euler."""
+    """Correct every step by the derivative at its end (second order, two evaluations a step); else Euler."""
     churn: float = 0.0
     """S_churn: how much new noise is added on the way; 0 is the probability-flow ODE."""
     churn_noise: float = 1.0
@@ -39,9 +40,9 @@ class Sampler:
             raise UserError(
                 f"sampling needs at least one step and 0 < low <= high, not {self.steps}, {low:g}, {high:g}"
             )
-        share = torch.linspace(0, 1, self.steps, dtype=torch.float64)
+        fraction = torch.linspace(0, 1, self.steps, dtype=torch.float64)
         ends = high ** (1 / self.rho), low ** (1 / self.rho)
-        return torch.cat([(ends[0] + share * (ends[1] - ends[0])) ** self.rho, torch.zeros(1)]).float()
+        return torch.cat([(ends[0] + fraction * (ends[1] - ends[0])) ** self.rho, torch.zeros(1)]).float()
 
 
 @torch.no_grad()
@@ -83,21 +84,25 @@ def sample_steps(
     shape = (len(prompts), model.channels, model.size, model.size)
     normal = lambda: torch.randn(shape, generator=generator).to(condition.device)  # noqa: E731
     x = levels[0] * (normal() if start is None else start.to(condition.device))
-    slope = lambda x, sigma: (x - guided(model, x, sigma, condition, guidance, empty)) / sigma  # noqa: E731
+
+    def derivative(x: Tensor, t: float) -> Tensor:  # dx/dt of the probability-flow ODE at sigma = t (Eq. 3)
+        return (x - guided(model, x, t, condition, guidance, empty)) / t
+
     gamma = min(sampler.churn / sampler.steps, 2**0.5 - 1)
-    for now, after in pairwise(levels):
-        sigma = min(now * (1 + gamma), max(levels[0], now))  # not above what the model knows
-        if sigma > now:
-            x = x + (sigma**2 - now**2) ** 0.5 * sampler.churn_noise * normal()
-        first = slope(x, sigma)
-        ahead = x + (after - sigma) * first
-        if sampler.heun and after > 0:
-            ahead = x + (after - sigma) * (first + slope(ahead, after)) / 2
-        x = ahead
-        yield after, x
+    for t_cur, t_next in pairwise(levels):
+        t_hat = min(t_cur * (1 + gamma), max(levels[0], t_cur))  # not above what the model knows
+        if t_hat > t_cur:
+            x = x + (t_hat**2 - t_cur**2) ** 0.5 * sampler.churn_noise * normal()
+        d_cur = derivative(x, t_hat)
+        x_next = x + (t_next - t_hat) * d_cur
+        if sampler.heun and t_next > 0:
+            d_prime = derivative(x_next, t_next)
+            x_next = x + (t_next - t_hat) * (d_cur + d_prime) / 2
+        x = x_next
+        yield t_next, x
 
 
-def sample(model: ScoreModel, prompts: list[str], sampler: Sampler | None = None, **options: object) -> Tensor:
+def sample(model: ScoreModel, prompts: list[str], sampler: Sampler | None = None, **options: Any) -> Tensor:
     """The pictures at the end of `sample_steps`, [B, C, size, size]."""
     for _, x in sample_steps(model, prompts, sampler, **options):  # noqa: B007
         pass

@@ -9,7 +9,11 @@ from typing import Any
 
 from ..errors import UserError
 
-Claim = tuple[str, list[str]]  # a noun, and the colours that stand before it
+Claim = tuple[str, list[str]]  # a noun, and the colors that stand before it
+
+
+#: Names of a vocabulary's lists in a file, where they differ from its attributes.
+ATTRIBUTES = {"colours": "colors"}
 
 
 @dataclass(frozen=True)
@@ -17,10 +21,10 @@ class Vocabulary:
     """The words of a model folder's `sjc_fast.json`."""
 
     objects: tuple[str, ...]
-    colours: tuple[str, ...] = ()
+    colors: tuple[str, ...] = ()
     other: tuple[str, ...] = ()
     parts: dict[str, str] = field(default_factory=dict)
-    """By object, the part that may have a colour of its own."""
+    """By object, the part that may have a color of its own."""
 
     @classmethod
     def read(cls, tables: dict[str, Any]) -> Vocabulary:
@@ -38,34 +42,39 @@ class Vocabulary:
         parts = tables.get("parts", {})
         if not isinstance(parts, dict) or not all(isinstance(w, str) for w in (*parts, *parts.values())):
             raise ValueError("the vocabulary's parts must be words by object")
-        return cls(**{k: tuple(v) for k, v in lists.items()}, parts=parts)
+        return cls(**{ATTRIBUTES.get(k, k): tuple(v) for k, v in lists.items()}, parts=parts)
+
+    def table(self) -> dict[str, Any]:
+        """As plain data, which `read` reads."""
+        spelled = {attribute: name for name, attribute in ATTRIBUTES.items()}
+        return {spelled.get(k, k): v if isinstance(v, dict) else list(v) for k, v in vars(self).items()}
 
     def words(self, prompt: str) -> list[str]:
-        """The words of the prompt that the model knows, as it learned them: view, colour, object, colour, part."""
+        """The words of the prompt that the model knows, as it learned them: view, color, object, color, part."""
         things, parts, loose = self._claims(prompt)
         told = [w for w in _tokens(prompt) if w in self.other]
-        for noun, colours in things:
-            told += [*(colours or loose), noun]
+        for noun, colors in things:
+            told += [*(colors or loose), noun]
         if not things:
             told += loose
         mine = {self.parts.get(noun) for noun, _ in things}
-        return told + [w for noun, colours in parts if colours and noun in mine for w in (*colours, noun)]
+        return told + [w for noun, colors in parts if colors and noun in mine for w in (*colors, noun)]
 
     def _claims(self, prompt: str) -> tuple[list[Claim], list[Claim], list[str]]:
-        """Objects and parts with the colours that stand before them, and the colours before nothing."""
+        """Objects and parts with the colors that stand before them, and the colors before nothing."""
         things: list[Claim] = []
         parts: list[Claim] = []
-        colours: list[str] = []
+        colors: list[str] = []
         for word in _tokens(prompt):
-            if word in self.colours:
-                colours = list(dict.fromkeys([*colours, word]))
+            if word in self.colors:
+                colors = list(dict.fromkeys([*colors, word]))
             elif word in self.objects or word in self.parts.values():
-                (things if word in self.objects else parts).append((word, colours))
-                colours = []
-        return things, parts, colours
+                (things if word in self.objects else parts).append((word, colors))
+                colors = []
+        return things, parts, colors
 
     def check(self, prompt: str) -> None:
-        """Refuse a prompt that does not name one known object, or gives a colour to what cannot have one.
+        """Refuse a prompt that does not name one known object, or gives a color to what cannot have one.
 
         Raises:
             UserError: with the list of what is known.
@@ -78,16 +87,16 @@ class Vocabulary:
         if len(named) > 1:
             raise UserError(f"this model makes one object at a time, and {prompt!r} names {', '.join(named)}")
         part = self.parts.get(named[0], "")
-        wrong = [noun for noun, colours in parts if colours and noun != part]
+        wrong = [noun for noun, colors in parts if colors and noun != part]
         if wrong:
             instead = f"only to its {part}" if part else "to no part of it"
-            raise UserError(f"this model can give a second colour {instead}, and {prompt!r} names its {wrong[0]}")
+            raise UserError(f"this model can give a second color {instead}, and {prompt!r} names its {wrong[0]}")
         for noun in (named[0], part):
-            colours = dict.fromkeys(c for n, own in (*things, *parts) if n == noun for c in own)
+            colors = dict.fromkeys(c for n, own in (*things, *parts) if n == noun for c in own)
             if noun == named[0]:
-                colours |= dict.fromkeys(loose)
-            if len(colours) > 1:
-                raise UserError(f"a {noun} has one colour at a time, and {prompt!r} names {', '.join(colours)}")
+                colors |= dict.fromkeys(loose)
+            if len(colors) > 1:
+                raise UserError(f"a {noun} has one color at a time, and {prompt!r} names {', '.join(colors)}")
 
     def _suggest(self, prompt: str) -> str:
         for word in _tokens(prompt):

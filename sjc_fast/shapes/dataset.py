@@ -1,4 +1,4 @@
-"""The training pictures: every object from every named direction, painted in any colour over any background."""
+"""The training pictures: every object from every named direction, painted in any color over any background."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..scene.cameras import Cameras, orbit
 from ..storage.files import atomic
 from ..training.schedule import plain_backgrounds
-from .objects import COLOURS, OBJECTS
+from .objects import COLORS, OBJECTS
 from .prompts import DIRECTIONS, caption
 from .scenes import Layers, render_layers
 
@@ -28,6 +28,9 @@ SCENES = hashlib.sha256(
     b"".join(Path(__file__).with_name(f"{part}.py").read_bytes() for part in ("solids", "objects", "scenes"))
     + repr((SIZE, RADIUS, FOV, DIRECTIONS)).encode()
 ).hexdigest()[:16]
+
+#: The same scenes under the fingerprint that they had before their sources were respelled.
+FORMER_SCENES = "e9dd22fb2b9676b7"
 
 LAYERS = ("main", "accent", "fixed", "coverage")
 
@@ -55,7 +58,7 @@ def render_views(name: str, cameras: Cameras, size: int = SIZE, supersample: int
 
 def load_bank(path: Path, progress: Callable[[str], None] = lambda _: None) -> dict[str, Layers]:
     """Every object from every direction, pre-rendered once and kept in `path` (safetensors, about 10 MB)."""
-    if not path.exists() or _bank_digest(path) != SCENES:
+    if not path.exists() or _bank_digest(path) not in (SCENES, FORMER_SCENES):
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {}
         for name in OBJECTS:
@@ -78,40 +81,40 @@ class Batch(NamedTuple):
 
 
 class Pictures:
-    """Random training pictures: every object from every direction in any colours over any plain background."""
+    """Random training pictures: every object from every direction in any colors over any plain background."""
 
     def __init__(self, bank: dict[str, Layers]) -> None:
         self.names = list(bank)
         self.layers = Layers(*(torch.stack([getattr(bank[n], p) for n in bank]) for p in LAYERS))
-        self.palette = torch.tensor(list(COLOURS.values()))
+        self.palette = torch.tensor(list(COLORS.values()))
         self.seconds = torch.tensor([OBJECTS[n].second() for n in bank])
         self.has_accent = torch.tensor([bool(OBJECTS[n].accent) for n in bank])
 
     def batch(self, count: int, generator: torch.Generator) -> Batch:
-        """Draw pictures. Half of those that can have a second colour.
+        """Draw pictures. Half of those that can have a second color.
 
-        A caption may lack its direction (4%), its colour (3%) or everything (5%, for guidance).
+        A caption may lack its direction (4%), its color (3%) or everything (5%, for guidance).
         """
         pick = lambda n: torch.randint(n, (count,), generator=generator)  # noqa: E731
-        thing, view, colour, second = (
+        thing, view, color, second = (
             pick(len(self.names)),
             pick(len(DIRECTIONS)),
-            pick(len(COLOURS)),
-            pick(len(COLOURS)),
+            pick(len(COLORS)),
+            pick(len(COLORS)),
         )
         asked = self.has_accent[thing] & (torch.rand(count, generator=generator) < 0.5)
         drop = torch.rand(count, 3, generator=generator) < torch.tensor([0.04, 0.03, 0.05])
         drawn = Layers(*(getattr(self.layers, part)[thing, view] for part in LAYERS))
         seconds = torch.where(asked[:, None], self.palette[second], self.seconds[thing])
-        lit = drawn.lit(self.palette[colour], seconds)
+        lit = drawn.lit(self.palette[color], seconds)
         background = plain_backgrounds(count, generator)[..., None, None]
-        words = list(COLOURS)
+        words = list(COLORS)
         captions = [
             ""
             if nothing
-            else caption(self.names[t], "" if no_colour else words[c], None if no_view else v, words[s] if two else "")
-            for t, v, c, s, two, (no_view, no_colour, nothing) in zip(
-                *(x.tolist() for x in (thing, view, colour, second, asked, drop)), strict=True
+            else caption(self.names[t], "" if no_color else words[c], None if no_view else v, words[s] if two else "")
+            for t, v, c, s, two, (no_view, no_color, nothing) in zip(
+                *(x.tolist() for x in (thing, view, color, second, asked, drop)), strict=True
             )
         ]
         layouts = torch.cat([2 * lit - drawn.coverage, drawn.coverage], dim=1)

@@ -12,19 +12,19 @@ from .dataset import SIZE, direction_cameras, render_views
 from .prompts import VOCABULARY, read
 
 #: Variances of a plain background in [-1, 1]: of its brightness times its three channels, and of its tint.
-GREY, TINT = 3 * 0.84**2 / 3 + 0.16**2 / 3, 0.16**2 / 3
+GRAY, TINT = 3 * 0.84**2 / 3 + 0.16**2 / 3, 0.16**2 / 3
 
 
 def posterior_background(seen: Tensor, noise: Tensor) -> Tensor:
     """Mean of a plain background given its least squares [..., 3] and their variance."""
-    grey = seen.mean(dim=-1, keepdim=True)
-    return grey * GREY / (GREY + noise) + (seen - grey) * TINT / (TINT + noise)
+    gray = seen.mean(dim=-1, keepdim=True)
+    return gray * GRAY / (GRAY + noise) + (seen - gray) * TINT / (TINT + noise)
 
 
 class ExactScenes:
     """Denoiser of pictures of which everything is known but the plain background, as a `ScoreModel`.
 
-    A prompt with a colour and a direction means one picture ``lit + (1 - coverage) * b`` for every background b. With
+    A prompt with a color and a direction means one picture ``lit + (1 - coverage) * b`` for every background b. With
     `plain_backgrounds` taken as the Gaussian of the same mean and covariance, the posterior mean of b, and with it that
     of the picture, is linear in the noisy picture.
 
@@ -44,18 +44,18 @@ class ExactScenes:
         """The object of each prompt over nothing, and its coverage: [B, 4, size, size].
 
         Raises:
-            UserError: a prompt lacks its object, colour or direction.
+            UserError: a prompt lacks its object, color or direction.
         """
         layers: dict[str, Any] = {}
         rows = []
         for prompt in prompts:
             asked = read(prompt)
             name, view = asked.name, asked.direction
-            if not asked.colour or view is None:
-                raise UserError(f"the exact score needs a colour and a direction, and {prompt!r} lacks one")
+            if not asked.color or view is None:
+                raise UserError(f"the exact score needs a color and a direction, and {prompt!r} lacks one")
             if name not in layers:
                 layers[name] = render_views(name, direction_cameras())
-            lit, coverage = layers[name].lit(*asked.colours())[view], layers[name].coverage[view]
+            lit, coverage = layers[name].lit(*asked.colors())[view], layers[name].coverage[view]
             rows.append(torch.cat([2 * lit - coverage, coverage]))
         return torch.stack(rows)
 

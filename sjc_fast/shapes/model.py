@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
@@ -58,7 +60,7 @@ def build_scheduler() -> DDIMScheduler:
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """One token a word; what it does not know becomes <unk>."""
     known = VOCABULARY
-    words = [*SPECIAL, *known.other, *known.colours, *known.objects, *known.parts.values()]
+    words = [*SPECIAL, *known.other, *known.colors, *known.objects, *known.parts.values()]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -76,6 +78,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def build_text_encoder(tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
     """A two-layer CLIP text model, trained together with the rest."""
+    special: Any = tokenizer  # transformers types the numbers of its special tokens too widely
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -84,9 +87,9 @@ def build_text_encoder(tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
         num_attention_heads=4,
         max_position_embeddings=MAX_WORDS,
         projection_dim=WIDTH,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=special.pad_token_id,
+        bos_token_id=special.bos_token_id,
+        eos_token_id=special.eos_token_id,
     )
     return CLIPTextModel(config)
 
@@ -97,18 +100,18 @@ def settings() -> dict:
         "name": "shapes",
         "pixel_patch": PATCH,
         "scenes": "shapes",
-        "vocabulary": {k: v if isinstance(v, dict) else list(v) for k, v in vars(VOCABULARY).items()},
+        "vocabulary": VOCABULARY.table(),
         "defaults": {
             "steps": 400,
             "noise_samples": 2,
-            # It knows few pictures and knows them well: guidance only over-saturates its colours.
+            # It knows few pictures and knows them well: guidance only over-saturates its colors.
             "guidance": 1.0,
             "field": {"resolution": 48, "feature_std": 0.1, "background": "random"},
             "score": {"antithetic": True, "sigma": {"mode": "annealed", "low": 0.1, "high": 14.0}},
             "losses": {"emptiness_weight": 300.0},
             "optimizer": {"lr": 0.2, "decay": "cosine", "final_lr": 0.1},
             "cameras": {
-                "law": "directions",
+                "sampling": "directions",
                 "radius": RADIUS,
                 "fov": [FOV, FOV],
                 "spread": 0.0,

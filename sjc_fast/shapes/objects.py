@@ -1,4 +1,4 @@
-"""The catalogue: every object and colour that the embedded model knows.
+"""The catalogue: every object and color that the embedded model knows.
 
 World: right-handed, y up, units of the voxel box [-1, 1]^3. An object's front faces -x (the paper's azimuth 0 camera
 stands there); its own left hand is +z.
@@ -27,8 +27,8 @@ from .solids import (
     without,
 )
 
-#: The colours a prompt may ask for, RGB in [0, 1].
-COLOURS: dict[str, tuple[float, float, float]] = {
+#: The colors a prompt may ask for, RGB in [0, 1].
+COLORS: dict[str, tuple[float, float, float]] = {
     "red": (0.85, 0.12, 0.10),
     "orange": (0.96, 0.52, 0.08),
     "yellow": (0.96, 0.84, 0.15),
@@ -41,15 +41,15 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "brown": (0.42, 0.26, 0.14),
 }
 
-#: Index of each material: the first two are painted in the prompt's colours, the others keep theirs.
-MAIN, ACCENT, WHITE, BLACK, BROWN, GREY, SKY, AMBER, CRIMSON, LEAF = range(10)
+#: Index of each material: the first two are painted in the prompt's colors, the others keep theirs.
+MAIN, ACCENT, WHITE, BLACK, BROWN, GRAY, SKY, AMBER, CRIMSON, LEAF = range(10)
 MATERIALS = torch.tensor(
     [
         (0.0, 0.0, 0.0),
         (0.0, 0.0, 0.0),
-        COLOURS["white"],
-        COLOURS["black"],
-        COLOURS["brown"],
+        COLORS["white"],
+        COLORS["black"],
+        COLORS["brown"],
         (0.36, 0.36, 0.40),
         (0.62, 0.82, 0.94),
         (0.98, 0.62, 0.12),
@@ -103,7 +103,7 @@ def _car() -> list[Part]:
     lamps = [sphere(-0.69, -0.06, z, 0.07) for z in (-0.2, 0.2)]
     rear = [box(0.71, -0.05, z, 0.03, 0.05, 0.08, 0.01) for z in (-0.21, 0.21)]
     parts = [Part(body, MAIN), Part(cabin, MAIN), *(Part(d, SKY) for d in glass), *(Part(d, ACCENT) for d in wheels)]
-    return parts + [Part(d, GREY) for d in hubs] + [Part(d, WHITE) for d in lamps] + [Part(d, CRIMSON) for d in rear]
+    return parts + [Part(d, GRAY) for d in hubs] + [Part(d, WHITE) for d in lamps] + [Part(d, CRIMSON) for d in rear]
 
 
 def _duck() -> list[Part]:
@@ -157,7 +157,7 @@ def _table() -> list[Part]:
 def _rocket() -> list[Part]:
     body, nose = cone(0, 0, -0.52, 0.34, 0.24, 0.26), cone(0, 0, 0.34, 0.82, 0.26, 0.02)
     fins = [box(0, -0.52, 0, 0.46, 0.18, 0.04), box(0, -0.52, 0, 0.04, 0.18, 0.46)]
-    parts = [Part(body, MAIN), Part(cone(0, 0, -0.66, -0.52, 0.14, 0.18), GREY), *(Part(d, ACCENT) for d in fins)]
+    parts = [Part(body, MAIN), Part(cone(0, 0, -0.66, -0.52, 0.14, 0.18), GRAY), *(Part(d, ACCENT) for d in fins)]
     return [*parts, Part(nose, ACCENT), Part(sphere(-0.18, 0.10, 0, 0.13), SKY)]
 
 
@@ -182,8 +182,8 @@ def _robot() -> list[Part]:
     eyes = [sphere(-0.21, 0.44, z, 0.075) for z in (-0.12, 0.12)]
     panel, mouth = box(-0.24, -0.10, 0, 0.03, 0.13, 0.20, 0.01), box(-0.22, 0.28, 0, 0.02, 0.03, 0.14, 0.01)
     antenna = [cylinder(1, (0, 0.68, 0), 0.03, 0.10), sphere(0, 0.80, 0, 0.07)]
-    parts = [Part(body, MAIN), Part(head, ACCENT), *(Part(d, MAIN) for d in arms), *(Part(d, GREY) for d in legs)]
-    parts += [Part(d, BLACK) for d in (*eyes, mouth)] + [Part(panel, SKY), Part(antenna[0], GREY)]
+    parts = [Part(body, MAIN), Part(head, ACCENT), *(Part(d, MAIN) for d in arms), *(Part(d, GRAY) for d in legs)]
+    parts += [Part(d, BLACK) for d in (*eyes, mouth)] + [Part(panel, SKY), Part(antenna[0], GRAY)]
     return [*parts, Part(antenna[1], CRIMSON)]
 
 
@@ -206,22 +206,22 @@ def _apple() -> list[Part]:
 
 
 class Thing(NamedTuple):
-    """An object: its solids, and the part that a prompt may give a second colour."""
+    """An object: its solids, and the part that a prompt may give a second color."""
 
     parts: Callable[[], list[Part]]
     accent: str = ""
-    material: int = MAIN  # of that part where no colour is asked for
+    material: int = MAIN  # of that part where no color is asked for
 
-    def second(self, colour: str = "") -> tuple[float, float, float]:
-        """RGB of that part, asked for in a colour or not."""
-        return COLOURS[colour] if colour else tuple(MATERIALS[self.material].tolist())
+    def second(self, color: str = "") -> tuple[float, float, float]:
+        """RGB of that part, asked for in a color or not."""
+        return COLORS[color] if color else tuple(MATERIALS[self.material].tolist())
 
 
 #: Every object the embedded model knows, by the word that asks for it.
 OBJECTS: dict[str, Thing] = {
     "mushroom": Thing(_mushroom, "stem", WHITE),
     "snowman": Thing(_snowman, "hat", BLACK),
-    "house": Thing(_house, "roof", GREY),
+    "house": Thing(_house, "roof", GRAY),
     "car": Thing(_car, "wheels", BLACK),
     "duck": Thing(_duck, "beak", AMBER),
     "tree": Thing(_tree, "trunk", BROWN),
@@ -234,7 +234,7 @@ OBJECTS: dict[str, Thing] = {
     "rocket": Thing(_rocket, "fins", CRIMSON),
     "boat": Thing(_boat, "sail", WHITE),
     "mug": Thing(_mug, "handle", WHITE),
-    "robot": Thing(_robot, "head", GREY),
+    "robot": Thing(_robot, "head", GRAY),
     "penguin": Thing(_penguin, "belly", WHITE),
     "apple": Thing(_apple, "leaf", LEAF),
 }

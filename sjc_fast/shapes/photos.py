@@ -21,27 +21,27 @@ class PhotoOptions:
 
     folder: Annotated[Path, tyro.conf.Positional]
     name: str = "mushroom"
-    colour: str = "red"
+    color: Annotated[str, tyro.conf.arg(aliases=["--colour"])] = "red"
     train: int = 40
     test: int = 8
     size: int = 96
 
 
-def photograph(name: str, colour: str, count: int, size: int, seed: int) -> Photos:
+def photograph(name: str, color: str, count: int, size: int, seed: int) -> Photos:
     """RGBA photographs from random places on the sphere, from 30 degrees below the horizon upwards."""
     generator = torch.Generator().manual_seed(seed)
     azimuth = 360 * torch.rand(count, generator=generator)
     height = -0.5 + 1.45 * torch.rand(count, generator=generator)
     cameras = orbit(azimuth, torch.rad2deg(torch.asin(height)), RADIUS, FOV)
     layers = render_views(name, cameras, size, supersample=4)
-    lit = layers.lit(*ParsedPrompt(name, colour).colours())
+    lit = layers.lit(*ParsedPrompt(name, color).colors())
     return Photos(cameras, torch.cat([lit / layers.coverage.clamp_min(1e-6), layers.coverage], dim=1))
 
 
 def main(options: PhotoOptions) -> None:
     """Take and write them."""
     for seed, (part, count) in enumerate((("train", options.train), ("test", options.test))):
-        save_photos(photograph(options.name, options.colour, count, options.size, seed), options.folder, part)
+        save_photos(photograph(options.name, options.color, count, options.size, seed), options.folder, part)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..scene.directions import Direction
 from ..scores.vocabulary import Vocabulary
-from .objects import COLOURS, OBJECTS
+from .objects import COLORS, OBJECTS
 
 _AZIMUTHS = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")
 _ELEVATIONS = (("low ", (-26.0, 6.0)), ("", (6.0, 44.0)), ("overhead ", (44.0, 76.0)))
@@ -24,16 +24,16 @@ DIRECTIONS = tuple(
 
 VOCABULARY = Vocabulary(
     objects=tuple(OBJECTS),
-    colours=tuple(COLOURS),
+    colors=tuple(COLORS),
     other=tuple(sorted({word for d in DIRECTIONS for word in d.words.split()} - {"view", "of"})),
     parts={name: thing.accent for name, thing in OBJECTS.items() if thing.accent},
 )
 
 
-def caption(name: str, colour: str, direction: int | None, second: str = "") -> str:
+def caption(name: str, color: str, direction: int | None, second: str = "") -> str:
     """The prompt of a picture, e.g. "front left view of a red mushroom with a white stem"."""
     article = lambda word: f"{'an' if word[0] in 'aeiou' else 'a'} {word}"  # noqa: E731
-    subject = article(f"{colour} {name}" if colour else name)
+    subject = article(f"{color} {name}" if color else name)
     if second:
         part = OBJECTS[name].accent
         subject += f" with {second if part.endswith('s') else article(second)} {part}"
@@ -44,13 +44,13 @@ class ParsedPrompt(NamedTuple):
     """What a prompt asks for; "" and None where it does not say."""
 
     name: str
-    colour: str = ""
+    color: str = ""
     second: str = ""
     direction: int | None = None
 
-    def colours(self) -> Tensor:
+    def colors(self) -> Tensor:
         """RGB in [0, 1] of the object and of its second part, [2, 3]."""
-        return torch.tensor([COLOURS[self.colour], OBJECTS[self.name].second(self.second)])
+        return torch.tensor([COLORS[self.color], OBJECTS[self.name].second(self.second)])
 
 
 def read(prompt: str) -> ParsedPrompt:
@@ -62,14 +62,14 @@ def read(prompt: str) -> ParsedPrompt:
     VOCABULARY.check(prompt)
     words = VOCABULARY.words(prompt)
     at = next(i for i, word in enumerate(words) if word in OBJECTS)
-    coloured = at > 0 and words[at - 1] in COLOURS
-    view = " ".join([*words[: at - coloured], "view of"])
+    colored = at > 0 and words[at - 1] in COLORS
+    view = " ".join([*words[: at - colored], "view of"])
     known = [d.words for d in DIRECTIONS]
     if view not in (*known, "view of"):
         raise UserError(f"there is no {view.removesuffix(' of')} of these objects")
     return ParsedPrompt(
         words[at],
-        words[at - 1] if coloured else "",
+        words[at - 1] if colored else "",
         words[at + 1] if at + 1 < len(words) else "",
         known.index(view) if view in known else None,
     )

@@ -15,24 +15,24 @@ LIGHT = torch.nn.functional.normalize(torch.tensor([-0.45, 0.8, 0.4]), dim=0)
 
 @dataclass
 class Layers:
-    """A picture of an object before the prompt's colours and the background are chosen.
+    """A picture of an object before the prompt's colors and the background are chosen.
 
-    It is then ``main * colour + accent * second + fixed + (1 - coverage) * background``.
+    It is then ``main * color + accent * second + fixed + (1 - coverage) * background``.
     """
 
-    main: Tensor  # [..., 1, H, W] light falling on the material that takes the prompt's colour, times coverage
-    accent: Tensor  # [..., 1, H, W] the same for the part that takes the second colour
+    main: Tensor  # [..., 1, H, W] light falling on the material that takes the prompt's color, times coverage
+    accent: Tensor  # [..., 1, H, W] the same for the part that takes the second color
     fixed: Tensor  # [..., 3, H, W] lit RGB of the other materials, times coverage
     coverage: Tensor  # [..., 1, H, W] share of the pixel that the object covers
 
-    def lit(self, colour: Tensor, second: Tensor) -> Tensor:
-        """RGB in [0, 1] times coverage, [..., 3, H, W], from colours given as [..., 3]."""
-        lit = self.main * colour[..., None, None] + self.accent * second[..., None, None] + self.fixed
+    def lit(self, color: Tensor, second: Tensor) -> Tensor:
+        """RGB in [0, 1] times coverage, [..., 3, H, W], from colors given as [..., 3]."""
+        lit = self.main * color[..., None, None] + self.accent * second[..., None, None] + self.fixed
         return torch.minimum(lit, self.coverage)
 
-    def paint(self, colour: Tensor, second: Tensor, background: Tensor) -> Tensor:
+    def paint(self, color: Tensor, second: Tensor, background: Tensor) -> Tensor:
         """RGB in [0, 1], [..., 3, H, W], over a background given as [..., 3]."""
-        return self.lit(colour, second) + (1 - self.coverage) * background[..., None, None]
+        return self.lit(color, second) + (1 - self.coverage) * background[..., None, None]
 
 
 def _distances(parts: list[Part], points: Tensor) -> Tensor:

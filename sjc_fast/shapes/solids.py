@@ -12,16 +12,16 @@ Distance = Callable[[Tensor], Tensor]  # points [P, 3] -> signed distance [P], n
 
 def sphere(x: float, y: float, z: float, radius: float) -> Distance:
     """Ball around (x, y, z)."""
-    centre = torch.tensor([x, y, z])
-    return lambda p: (p - centre).norm(dim=-1) - radius
+    center = torch.tensor([x, y, z])
+    return lambda p: (p - center).norm(dim=-1) - radius
 
 
 def ellipsoid(x: float, y: float, z: float, rx: float, ry: float, rz: float) -> Distance:
     """First-order distance to an ellipsoid: exact on the surface, a safe step length near it."""
-    centre, radii = torch.tensor([x, y, z]), torch.tensor([rx, ry, rz])
+    center, radii = torch.tensor([x, y, z]), torch.tensor([rx, ry, rz])
 
     def distance(p: Tensor) -> Tensor:
-        q = (p - centre) / radii
+        q = (p - center) / radii
         k0, k1 = q.norm(dim=-1), (q / radii).norm(dim=-1)
         return k0 * (k0 - 1) / k1.clamp_min(1e-6)
 
@@ -30,10 +30,10 @@ def ellipsoid(x: float, y: float, z: float, rx: float, ry: float, rz: float) -> 
 
 def box(x: float, y: float, z: float, hx: float, hy: float, hz: float, rounding: float = 0.02) -> Distance:
     """Box around (x, y, z) with half sides (hx, hy, hz) and rounded edges."""
-    centre, half = torch.tensor([x, y, z]), torch.tensor([hx, hy, hz]) - rounding
+    center, half = torch.tensor([x, y, z]), torch.tensor([hx, hy, hz]) - rounding
 
     def distance(p: Tensor) -> Tensor:
-        q = (p - centre).abs() - half
+        q = (p - center).abs() - half
         return q.clamp_min(0).norm(dim=-1) + q.amax(dim=-1).clamp_max(0) - rounding
 
     return distance
@@ -52,9 +52,9 @@ def cone(x: float, z: float, y0: float, y1: float, r0: float, r1: float) -> Dist
     return distance
 
 
-def cylinder(axis: int, centre: tuple[float, float, float], radius: float, half: float) -> Distance:
-    """Cylinder along an axis (0 is x), `half` long to either side of its centre."""
-    middle = torch.tensor(centre)
+def cylinder(axis: int, center: tuple[float, float, float], radius: float, half: float) -> Distance:
+    """Cylinder along an axis (0 is x), `half` long to either side of its center."""
+    middle = torch.tensor(center)
     across = [i for i in range(3) if i != axis]
 
     def distance(p: Tensor) -> Tensor:

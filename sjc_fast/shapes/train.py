@@ -12,6 +12,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import tyro
@@ -22,10 +23,22 @@ from tqdm import tqdm
 from ..scores.layout import UNetWithLayout
 from ..storage.files import atomic
 from ..storage.tensors import read_tensors, write_tensors
-from .dataset import SCENES, Batch, Pictures, load_bank
+from .dataset import FORMER_SCENES, SCENES, Batch, Pictures, load_bank
 from .model import PATCH, build_layout, build_scheduler, build_text_encoder, build_tokenizer, build_unet, save_model
 
-DECISIVE = ("layout_steps", "layout_batch", "steps", "batch", "muon", "adamw", "warmup", "ema", "seed", "half")
+#: What decides a result, and the names under which model folders and checkpoints keep it.
+DECISIVE = {
+    "layout_steps": "layout_steps",
+    "layout_batch": "layout_batch",
+    "steps": "steps",
+    "batch": "batch",
+    "muon_lr": "muon",
+    "adamw_lr": "adamw",
+    "warmup": "warmup",
+    "ema": "ema",
+    "seed": "seed",
+    "bf16": "half",
+}
 
 
 @dataclass
@@ -38,14 +51,14 @@ class Recipe:
     steps: int = 1500
     """Of the whole, after those."""
     batch: int = 64
-    muon: float = 0.02
+    muon_lr: Annotated[float, tyro.conf.arg(aliases=["--muon"])] = 0.02
     """Learning rate of matrices."""
-    adamw: float = 2e-3
+    adamw_lr: Annotated[float, tyro.conf.arg(aliases=["--adamw"])] = 2e-3
     """Learning rate of the rest."""
     warmup: int = 50
     ema: float = 0.998
     seed: int = 0
-    half: bool = True
+    bf16: Annotated[bool, tyro.conf.arg(aliases=["--half"])] = True
     """Compute in bfloat16."""
     device: str = "cpu"
     work: Path = Path("runs/shapes")
@@ -56,11 +69,11 @@ class Recipe:
 
     def decisive(self) -> dict:
         """What a checkpoint must agree on to be resumed."""
-        return {k: getattr(self, k) for k in DECISIVE}
+        return {name: getattr(self, k) for k, name in DECISIVE.items()}
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, scenes: str = SCENES) -> str:
         """`decisive` and the scenes, as text."""
-        return json.dumps(self.decisive() | {"scenes": SCENES})
+        return json.dumps(self.decisive() | {"scenes": scenes})
 
     def rates(self, step: int) -> tuple[float, float]:
         """Shares of the learning rates at a step: of text encoder and layout decoder, and of the UNet.
@@ -83,7 +96,7 @@ class Captioned(nn.Module):
         self.tokenizer = build_tokenizer()
         self.text_encoder = build_text_encoder(self.tokenizer)
         self.layout = build_layout()
-        self.unet = UNetWithLayout(build_unet(), self.layout.config.channels)
+        self.unet = UNetWithLayout(build_unet(), self.layout.config["channels"])
 
     def read(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Text states [B, T, width] and layouts [B, channels, h, w]."""
@@ -101,7 +114,7 @@ class Captioned(nn.Module):
 
 
 class Training:
-    """Model, moving average and optimisers, saved and restored as one safetensors file."""
+    """Model, moving average and optimizers, saved and restored as one safetensors file."""
 
     def __init__(self, recipe: Recipe) -> None:
         torch.manual_seed(recipe.seed)
@@ -111,11 +124,11 @@ class Training:
         alphas = build_scheduler().alphas_cumprod
         self.sigmas = ((1 - alphas) / alphas).sqrt()
         self.matrices: list[tuple[nn.Parameter, nn.Parameter]] = []  # parameters, and flat views for Muon
-        self.optimisers = self._optimisers()
+        self.optimizers = self._optimizers()
         self.step = 0
         self.path = recipe.work / "checkpoint.safetensors"
 
-    def _optimisers(self) -> tuple[torch.optim.Muon, torch.optim.AdamW]:
+    def _optimizers(self) -> tuple[torch.optim.Muon, torch.optim.AdamW]:
         """Muon for what maps features to features, AdamW for embeddings, both ends, norms and biases."""
         flat: tuple[list, list] = ([], [])
         plain: tuple[list, list] = ([], [])
@@ -128,19 +141,19 @@ class Training:
                 view = nn.Parameter(p.data.view(len(p), -1))
                 self.matrices.append((p, view))
                 flat[network].append(view)
-        muon = torch.optim.Muon([{"params": x} for x in flat], lr=self.recipe.muon, weight_decay=0.0)
-        adamw = torch.optim.AdamW([{"params": x} for x in plain], self.recipe.adamw, (0.9, 0.99), weight_decay=0.0)
+        muon = torch.optim.Muon([{"params": x} for x in flat], lr=self.recipe.muon_lr, weight_decay=0.0)
+        adamw = torch.optim.AdamW([{"params": x} for x in plain], self.recipe.adamw_lr, (0.9, 0.99), weight_decay=0.0)
         return muon, adamw
 
     def _states(self) -> list[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
-        groups = [(o, group["params"]) for o in self.optimisers for group in o.param_groups]
+        groups = [(o, group["params"]) for o in self.optimizers for group in o.param_groups]
         return [(f"optimiser.{i}.{j}.", o, p) for i, (o, params) in enumerate(groups) for j, p in enumerate(params)]
 
     def save(self) -> None:
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for prefix, optimiser, p in self._states():
-            tensors |= {prefix + k: v for k, v in optimiser.state[p].items()}
+        for prefix, optimizer, p in self._states():
+            tensors |= {prefix + k: v for k, v in optimizer.state[p].items()}
         metadata = {"step": str(self.step), "recipe": self.recipe.fingerprint()}
         with atomic(self.path, "the checkpoint") as partial:
             write_tensors(tensors, partial, metadata)
@@ -149,15 +162,15 @@ class Training:
         if not self.path.exists():
             return
         tensors, metadata = read_tensors(self.path)
-        if metadata.get("recipe") != self.recipe.fingerprint():
+        if metadata.get("recipe") not in [self.recipe.fingerprint(scenes) for scenes in (SCENES, FORMER_SCENES)]:
             raise SystemExit(f"{self.path} was made by another recipe or of other scenes: give another --work")
         self.step = int(metadata["step"])
         part = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
         self.model.load_state_dict(part("model."))
         self.average.load_state_dict(part("average."))
-        for prefix, optimiser, p in self._states():
+        for prefix, optimizer, p in self._states():
             if state := part(prefix):
-                optimiser.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
+                optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Squared error of the layouts and, after `layout_steps`, of pictures denoised from uniformly drawn ticks.
@@ -166,7 +179,7 @@ class Training:
         weight, bounded, gives all noise levels their share.
         """
         device = self.recipe.device
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.recipe.half):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.recipe.bf16):
             states, layouts = self.model.read(batch.captions)
             loss = nn.functional.mse_loss(layouts.float(), pixel_unshuffle(batch.layouts, PATCH).to(device))
             if self.step < self.recipe.layout_steps:
@@ -190,14 +203,16 @@ class Training:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for p, view in self.matrices:
             view.grad = None if p.grad is None else p.grad.view_as(view)
-        for optimiser, lr in zip(self.optimisers, (recipe.muon, recipe.adamw), strict=True):
-            for group, rate in zip(optimiser.param_groups, recipe.rates(self.step), strict=True):
+        for optimizer, lr in zip(self.optimizers, (recipe.muon_lr, recipe.adamw_lr), strict=True):
+            for group, rate in zip(optimizer.param_groups, recipe.rates(self.step), strict=True):
                 group["lr"] = lr * rate
-            optimiser.step()
+            optimizer.step()
         done = self.step - (recipe.layout_steps if self.step >= recipe.layout_steps else 0)  # the average starts anew
         self.step += 1
         decay = min(recipe.ema, (1 + done) / (10 + done))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        averages: list[Tensor] = list(self.average.parameters())
+        weights: list[Tensor] = list(self.model.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage] - has no other name
         return float(loss.detach())
 
 

@@ -58,11 +58,11 @@ def read_whole(prompt: str) -> ParsedPrompt:
     """What a prompt asks for, if that is one scene.
 
     Raises:
-        UserError: the prompt names no known object, or no colour.
+        UserError: the prompt names no known object, or no color.
     """
     asked = read(prompt)
-    if not asked.colour:
-        raise UserError(f"{prompt!r} has no known truth: it names no colour")
+    if not asked.color:
+        raise UserError(f"{prompt!r} has no known truth: it names no color")
     return asked
 
 
@@ -77,7 +77,7 @@ def true_views(prompt: str, *, held_out: bool = True) -> tuple[Tensor, Tensor]:
     """
     asked = read_whole(prompt)
     layers = _layers(asked.name, held_out)
-    return layers.paint(*asked.colours(), torch.ones(3)), layers.coverage[:, 0]
+    return layers.paint(*asked.colors(), background=torch.ones(3)), layers.coverage[:, 0]
 
 
 @functools.lru_cache(maxsize=64)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from .dataset import direction_cameras, render_views
-from .exact import GREY, TINT, posterior_background
-from .objects import COLOURS, OBJECTS
+from .exact import GRAY, TINT, posterior_background
+from .objects import COLORS, OBJECTS
 from .scenes import Layers
 
 
 class Group(NamedTuple):
-    """An object from one direction, in K combinations of colours."""
+    """An object from one direction, in K combinations of colors."""
 
     lit: Tensor  # [K, 3 pixels] float64: the object over nothing, in [-1, 1]
     clear: Tensor  # [pixels]: where the background shows
@@ -23,7 +23,7 @@ class Group(NamedTuple):
 
 
 class ExactWorld:
-    """Pictures ``lit + clear * b`` with every object, direction and colours, as often as in training.
+    """Pictures ``lit + clear * b`` with every object, direction and colors, as often as in training.
 
     As in `ExactScenes`, the plain background b is taken as a Gaussian of the same mean and covariance, so that
     everything has a closed form.
@@ -71,13 +71,13 @@ class ExactWorld:
         """Made when they are needed: all of them would take gigabytes."""
         for name, layers in self.views.items():
             thing = OBJECTS[name]
-            seconds = ["", *COLOURS] if thing.accent else [""]  # half of the pictures have a second colour
-            share = torch.tensor([0.5, *[0.5 / len(COLOURS)] * len(COLOURS)] if thing.accent else [1.0])
-            colours = torch.tensor([[c, thing.second(s)] for c in COLOURS.values() for s in seconds]).unbind(1)
+            seconds = ["", *COLORS] if thing.accent else [""]  # half of the pictures have a second color
+            prior = torch.tensor([0.5, *[0.5 / len(COLORS)] * len(COLORS)] if thing.accent else [1.0])
+            colors = torch.tensor([[c, thing.second(s)] for c in COLORS.values() for s in seconds]).unbind(1)
             for i in range(len(layers.coverage)):
                 view = Layers(*(getattr(layers, part)[i] for part in ("main", "accent", "fixed", "coverage")))
-                lit = (2 * view.lit(*colours) - view.coverage).double().flatten(1)
-                yield Group(lit, 1 - view.coverage.double().flatten(), share.double().log().repeat(len(COLOURS)))
+                lit = (2 * view.lit(*colors) - view.coverage).double().flatten(1)
+                yield Group(lit, 1 - view.coverage.double().flatten(), prior.double().log().repeat(len(COLORS)))
 
 
 def _seen(x: Tensor, group: Group) -> tuple[Tensor, Tensor]:
@@ -98,10 +98,10 @@ def _log_densities(x: Tensor, sigma: Tensor, group: Group) -> Tensor:
     seen, pixels = _seen(x, group)
     variance = sigma[:, None] ** 2
     apart = x.square().sum(dim=1, keepdim=True) - 2 * x @ group.lit.T + group.lit.square().sum(dim=1)
-    grey = seen.mean(dim=2).square() * 3
-    tint = seen.square().sum(dim=2) - grey
+    gray = seen.mean(dim=2).square() * 3
+    tint = seen.square().sum(dim=2) - gray
     known, spread = torch.zeros(()), torch.zeros(())
-    for square, prior, count in ((grey, GREY, 1), (tint, TINT, 2)):
+    for square, prior, count in ((gray, GRAY, 1), (tint, TINT, 2)):
         ratio = prior * pixels / variance
         known = known + square * pixels * ratio / (1 + ratio)
         spread = spread + count * torch.log1p(ratio)

@@ -11,14 +11,9 @@ from torch import Tensor
 from ..errors import UserError
 from ..storage.files import atomic
 from ..storage.tensors import read_tensors, write_tensors
+from .optimizers import kind_of
 
 FORMAT = "sjc-fast checkpoint 1"
-
-#: What each optimiser keeps a parameter.
-STATES = {
-    torch.optim.Adamax: ("step", "exp_avg", "exp_inf"),
-    torch.optim.Adam: ("step", "exp_avg", "exp_avg_sq"),
-}
 
 
 class Checkpoint(NamedTuple):
@@ -31,7 +26,7 @@ class Checkpoint(NamedTuple):
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state, one entry a tensor."""
+    """The optimizer's state, one entry a tensor."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return {f"{i}.{k}": v for i, p in enumerate(parameters) for k, v in optimizer.state.get(p, {}).items()}
 
@@ -40,21 +35,21 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     """Put back what `optimizer_tensors` returned.
 
     Raises:
-        ValueError: the tensors are not this optimiser's.
+        ValueError: the tensors are not this optimizer's.
     """
-    names = STATES[type(optimizer)]
+    names = ("step", *kind_of(optimizer).moments)
     for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
         state = {k: tensors.pop(f"{i}.{k}") for k in names if f"{i}.{k}" in tensors}
         if not state and i > 0:
             continue  # a background that is not used is never moved; the density, the first, always is
         shapes = [tuple(v.shape) for k, v in state.items() if k != "step"]
         if set(state) != set(names) or shapes != [tuple(parameter.shape)] * (len(names) - 1):
-            raise ValueError("the state of the optimiser is incomplete")
+            raise ValueError("the state of the optimizer is incomplete")
         if any(v.dtype != torch.float32 or not bool(v.isfinite().all()) for v in state.values()):
-            raise ValueError("the state of the optimiser holds something other than finite float32 numbers")
+            raise ValueError("the state of the optimizer holds something other than finite float32 numbers")
         optimizer.state[parameter] = {k: v.to("cpu" if k == "step" else parameter.device) for k, v in state.items()}
     if tensors:
-        raise ValueError("the state of the optimiser holds unknown tensors")
+        raise ValueError("the state of the optimizer holds unknown tensors")
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -78,7 +73,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tensors, metadata = read_tensors(path)
         if metadata.get("format") != FORMAT:
             raise UserError(f"{path} is not a checkpoint of this version")
-        part = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
-        return Checkpoint(int(metadata["step"]), metadata["digest"], part("field."), part("optimizer."))
+        parts = (_below(tensors, "field."), _below(tensors, "optimizer."))
+        return Checkpoint(int(metadata["step"]), metadata["digest"], *parts)
     except (ValueError, KeyError) as error:
         raise UserError(f"the checkpoint {path} is damaged: {' '.join(str(error).split())}") from None
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin so, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

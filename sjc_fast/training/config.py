@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -10,14 +11,30 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import tyro
 import yaml
 
-from ..errors import UserError
+from ..errors import UserError, setting
 from ..scene.directions import PAPER_DIRECTIONS, Direction
 from ..storage.files import atomic
+
+Tree = dict[str, Any]
+TINY, HUGE = 1e-9, 1e9
+
+
+class Range(NamedTuple):
+    """The smallest and largest value that a number may have; it stands beside its field."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        return f"between {_plain(self.low)} and {_plain(self.high)}" if math.isfinite(self.low) else "a finite number"
+
+
+FINITE, POSITIVE, STEPS = Range(), Range(TINY, HUGE), Range(1, 10**7)
 
 
 def alias(name: str) -> Any:
@@ -29,18 +46,18 @@ def alias(name: str) -> Any:
 class CameraConfig:
     """Where training views are taken from. The defaults are the paper's."""
 
-    law: Literal["sphere", "directions"] = "sphere"
-    """"sphere": the paper's law; "directions": the named directions in shuffled rounds."""
-    radius: float = 1.5
+    sampling: Annotated[Literal["sphere", "directions"], alias("cameras.law")] = "sphere"
+    """"sphere": the paper's distribution; "directions": the named directions in shuffled rounds."""
+    radius: Annotated[float, POSITIVE] = 1.5
     """Distance from the object, in units of half the voxel box."""
-    fov: tuple[float, float] = (40.0, 70.0)
+    fov: Annotated[tuple[float, float], Range(1, 170)] = (40.0, 70.0)
     """Range of the field of view, degrees."""
-    v: tuple[float, float] = (0.0, 100.0)
-    """Range of v in the "sphere" law, degrees: cos(polar angle) = 1 - 2 v / pi; 90 is the horizon."""
-    spread: float = 1.0
-    """In the "directions" law: 0 is the middle of each direction's patch, 1 anywhere in it."""
+    v: Annotated[tuple[float, float], Range(0, 180)] = (0.0, 100.0)
+    """Range of v with "sphere", degrees: cos(polar angle) = 1 - 2 v / pi; 90 is the horizon."""
+    spread: Annotated[float, Range(0, 1)] = 1.0
+    """With "directions": 0 is the middle of each direction's patch, 1 anywhere in it."""
     words: Annotated[Literal["nearest", "blended", "none"], alias("direction-words")] = "nearest"
-    """Direction words of a view: its own direction's; a mixture of the encoded neighbours' by angle; or none at all."""
+    """Direction words of a view: its own direction's; a mixture of the encoded neighbors' by angle; or none at all."""
     directions: Annotated[tuple[Direction, ...], tyro.conf.Fixed, tyro.conf.Suppress] = PAPER_DIRECTIONS
 
     @property
@@ -53,21 +70,25 @@ class CameraConfig:
 class FieldConfig:
     """The voxel field at the start. The defaults are the paper's."""
 
-    resolution: int = 100
-    density_shift: float = -1.0
-    density_init: float = 0.0
+    resolution: Annotated[int, Range(4, 1024)] = 100
+    density_shift: Annotated[float, FINITE] = -1.0
+    density_init: Annotated[float, FINITE] = 0.0
     """Raw density everywhere."""
-    feature_std: float = 1.0
+    feature_std: Annotated[float, Range(0, HUGE)] = 1.0
     """Standard deviation of the random raw features."""
     background: Literal["texture", "plain", "random"] = "texture"
-    """"texture": learned, by ray direction (paper); "plain": one colour; "random": another near-grey every view."""
-    background_colour: tuple[float, float, float] = (0.93, 0.93, 0.93)
+    """"texture": learned, by ray direction (paper); "plain": one color; "random": another near-gray every view."""
+    background_color: Annotated[tuple[float, float, float], Range(0, 1), alias("field.background-colour")] = (
+        0.93,
+        0.93,
+        0.93,
+    )
     """RGB in [0, 1]: of "plain" in training, and of pictures and videos with "plain" and "random"."""
 
     @property
     def backdrop(self) -> tuple[float, float, float] | None:
-        """The plain colour behind pictures, RGB in [0, 1]; None where the field has a texture of its own."""
-        return None if self.background == "texture" else self.background_colour
+        """The plain color behind pictures, RGB in [0, 1]; None where the field has a texture of its own."""
+        return None if self.background == "texture" else self.background_color
 
 
 @dataclass
@@ -76,15 +97,15 @@ class SigmaConfig:
 
     mode: Annotated[Literal["random", "log-uniform", "annealed"], alias("sigma-mode")] = "random"
     """"random": ticks of the model's table; "log-uniform": between low and high; "annealed": from high to low."""
-    drop_largest: int = 30
+    drop_largest: Annotated[int, Range(0, 10**6)] = 30
     """Ticks of the model's table left out at the noisy end."""
-    drop_smallest: int = 10
+    drop_smallest: Annotated[int, Range(0, 10**6)] = 10
     """Ticks of the model's table left out at the clean end."""
-    low: float | None = None
+    low: Annotated[float | None, POSITIVE] = None
     """Smallest sigma; default the smallest tick that is left."""
-    high: float | None = None
+    high: Annotated[float | None, POSITIVE] = None
     """Largest sigma; default the largest tick that is left."""
-    jitter: float = 0.2
+    jitter: Annotated[float, Range(0, 10)] = 0.2
     """In "annealed": uniform jitter of log sigma, plus or minus."""
 
 
@@ -108,14 +129,14 @@ class ScoreConfig:
 class LossConfig:
     """The regularisers. The defaults are the paper's."""
 
-    emptiness_weight: Annotated[float, alias("emptiness-weight")] = 1e4
-    emptiness_start: float = 0.5
+    emptiness_weight: Annotated[float, FINITE, alias("emptiness-weight")] = 1e4
+    emptiness_start: Annotated[float, Range(0, 1)] = 0.5
     """Share of the run after which the weight is multiplied."""
-    emptiness_multiplier: float = 20.0
-    emptiness_beta: float = 10.0
-    depth_weight: Annotated[float, alias("depth-weight")] = 0.0
-    """Weight of the centre-depth loss; 10 to 100 for some prompts in the paper."""
-    depth_window: float = 50 / 64
+    emptiness_multiplier: Annotated[float, FINITE] = 20.0
+    emptiness_beta: Annotated[float, Range(0, HUGE)] = 10.0
+    depth_weight: Annotated[float, FINITE, alias("depth-weight")] = 0.0
+    """Weight of the center-depth loss; 10 to 100 for some prompts in the paper."""
+    depth_window: Annotated[float, Range(0.05, 0.95)] = 50 / 64
     """Side of its central window, as a share of the image."""
 
 
@@ -124,10 +145,10 @@ class OptimizerConfig:
     """How the field moves. The defaults are the paper's."""
 
     name: Literal["adamax", "adam"] = "adamax"
-    lr: Annotated[float, alias("lr")] = 0.05
-    background_lr: float = 1e-4
+    lr: Annotated[float, POSITIVE, alias("lr")] = 0.05
+    background_lr: Annotated[float, Range(0, HUGE)] = 1e-4
     decay: Literal["constant", "cosine"] = "constant"
-    final_lr: float = 0.0
+    final_lr: Annotated[float, Range(0, 1)] = 0.0
     """Learning rate at the end of a decay, as a share of the first."""
 
 
@@ -135,18 +156,18 @@ class OptimizerConfig:
 class OutputConfig:
     """What a run writes, and how often. None of it changes the result."""
 
-    checkpoint_every: int = 200
-    preview_every: int = 50
-    metrics_every: int = 10
+    checkpoint_every: Annotated[int, STEPS] = 200
+    preview_every: Annotated[int, STEPS] = 50
+    metrics_every: Annotated[int, STEPS] = 10
     preview: Literal["linear", "decoded"] = "linear"
     """Of a latent model, during the run: an approximation that costs nothing, or its decoder. The last is decoded."""
-    turntable_size: int | None = None
+    turntable_size: Annotated[int | None, Range(16, 4096)] = None
     """Pixels a side; default what the model makes, and at least 256."""
-    turntable_frames: int = 72
-    turntable_fps: int = 24
-    elevation: float = 20.0
+    turntable_frames: Annotated[int, Range(1, 10**5)] = 72
+    turntable_fps: Annotated[int, Range(1, 240)] = 24
+    elevation: Annotated[float, Range(-89, 89)] = 20.0
     """Of the turntable, degrees."""
-    mesh_iso: float | None = None
+    mesh_iso: Annotated[float | None, POSITIVE] = None
     """Density of the surface that is extracted as a mesh; default the one with the volume's silhouettes."""
 
 
@@ -160,20 +181,20 @@ class TrainConfig:
     """Score model: "shapes" (embedded), a diffusers folder, or a hub id."""
     preset: Literal["model", "paper"] = "model"
     """Where the defaults come from: the model's own sjc_fast.json (else the paper), or the paper whatever the model."""
-    steps: int = 10_000
-    seed: int = 0
-    """0 to 2^28 - 1."""
+    steps: Annotated[int, STEPS] = 10_000
+    seed: Annotated[int, Range(0, 2**28 - 1)] = 0
+    """0 to 2^28 - 1: eight generators a seed, and torch's CPU generator keeps 32 bits."""
     output: Path | None = None
     """Run folder; default runs/<prompt>."""
     device: str = "auto"
     """"auto", "cpu", "cuda" or "cuda:1"."""
-    size: int | None = None
+    size: Annotated[int | None, Range(4, 4096)] = None
     """Pixels a side of a rendered view; default what the model scores."""
-    views: int = 1
+    views: Annotated[int, Range(1, 1024)] = 1
     """Views a step."""
-    noise_samples: int = 1
+    noise_samples: Annotated[int, Range(1, 4096)] = 1
     """Noised copies a view, scored in one call."""
-    guidance: float = 100.0
+    guidance: Annotated[float, FINITE] = 100.0
     """Classifier-free guidance scale; 1 is none."""
     backend: str = "auto"
     """Renderer: "auto" (triton on a CUDA device, cpu elsewhere), "triton", "cpu" or "reference"."""
@@ -187,7 +208,7 @@ class TrainConfig:
     """Of the network: "auto" is fp16 on a CUDA device, else fp32."""
     lora: Path | None = None
     """LoRA weights for the network, a .safetensors file."""
-    memory_limit: float | None = None
+    memory_limit: Annotated[float | None, Range(0.1, 1e5)] = None
     """GiB that tensors may take on the CUDA device; batches that need more are split into equal parts."""
     resume: Path | None = None
     """Run folder to continue; on a CPU to the same bits as if it had never stopped."""
@@ -202,23 +223,19 @@ class TrainConfig:
         """Refuse values that cannot work.
 
         Raises:
-            UserError: naming the option and what it allows.
+            UserError: naming the setting and what it allows.
         """
         if not self.prompt.strip():
-            raise UserError('the prompt is empty: say what to make, e.g. --prompt "a red mushroom"')
+            raise UserError(f'the prompt is empty: say what to make, e.g. {setting("prompt")} "a red mushroom"')
         if not self.prompt.isprintable():
-            raise UserError(f"--prompt {self.prompt!r}: it must be one line of readable text")
-        values = flatten(dataclasses.asdict(self))
-        for name, value in values.items():
-            numbers = value if isinstance(value, tuple | list) else (value,)
-            least, most = LIMITS.get(name, (-math.inf, math.inf))
-            for number in numbers:
-                if isinstance(number, int | float) and not (least <= number <= most and math.isfinite(number)):
-                    allowed = (
-                        f"between {_plain(least)} and {_plain(most)}" if math.isfinite(least) else "a finite number"
-                    )
-                    raise UserError(f"--{name.replace('_', '-')} {_plain(number)}: it must be {allowed}")
+            raise UserError(f"{setting('prompt')} {self.prompt!r}: it must be one line of readable text")
+        check_ranges(self)
         self._check_pairs()
+
+    @property
+    def weighting(self) -> str:
+        """The weight of the score, a key of `paas.WEIGHTS`."""
+        return "sds" if self.score.estimator == "sds" else self.score.weighting
 
     @property
     def antithetic(self) -> bool:
@@ -229,9 +246,11 @@ class TrainConfig:
     def _check_pairs(self) -> None:
         """What must fit together."""
         if self.antithetic and self.noise_samples % 2:
-            raise UserError(f"--noise-samples {self.noise_samples}: antithetic noise comes in pairs, give an even one")
+            name = setting("noise_samples")
+            raise UserError(f"{name} {self.noise_samples}: antithetic noise comes in pairs, give an even one")
         if self.score.estimator == "sds" and self.score.weighting != "sigma":
-            raise UserError(f"--score.weighting {self.score.weighting}: score distillation has a weight of its own")
+            name = setting("score.weighting")
+            raise UserError(f"{name} {self.score.weighting}: score distillation has a weight of its own")
         sigma = self.score.sigma
         for name, (low, high) in {
             "cameras.fov": self.cameras.fov,
@@ -239,52 +258,45 @@ class TrainConfig:
             "score.sigma.low and high": (sigma.low or TINY, sigma.high or HUGE),
         }.items():
             if low > high:
-                raise UserError(f"--{name} {low:g} {high:g}: give the smaller one first")
+                raise UserError(f"{setting(name)} {low:g} {high:g}: give the smaller one first")
         if not self.cameras.directions:
             raise UserError("cameras: directions: at least one is needed")
+
+
+def check_ranges(config: Any, prefix: str = "") -> None:
+    """Refuse numbers outside their field's `Range`, in a whole tree.
+
+    Raises:
+        UserError: naming the setting and its range.
+    """
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            check_ranges(value, f"{name}.")
+        elif (allowed := range_of(type(config), field.name)) is not None:  # pyright: ignore[reportUnknownArgumentType]
+            numbers = cast("tuple[float | None, ...]", value if isinstance(value, tuple) else (value,))
+            for number in numbers:
+                if number is not None and not (math.isfinite(number) and allowed.low <= number <= allowed.high):
+                    raise UserError(f"{setting(name)} {_plain(number)}: it must be {allowed}")
+
+
+def range_of(kind: type, name: str) -> Range | None:
+    """The range that stands beside a field; None for what is no number."""
+    hint = _annotations(kind)[name]
+    return next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Range)), None)
+
+
+@functools.cache
+def _annotations(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
 
 
 def _plain(number: float) -> str:
     return str(int(number)) if float(number).is_integer() else f"{number:g}"
 
 
-TINY, HUGE = 1e-9, 1e9
-
-#: The smallest and largest value of every number that cannot be just anything.
-LIMITS: dict[str, tuple[float, float]] = {
-    "steps": (1, 10**7),
-    "seed": (0, 2**28 - 1),  # eight generators a seed, and torch's CPU generator keeps 32 bits
-    "size": (4, 4096),
-    "views": (1, 1024),
-    "noise_samples": (1, 4096),
-    "memory_limit": (0.1, 1e5),
-    "cameras.radius": (TINY, HUGE),
-    "cameras.fov": (1, 170),
-    "cameras.v": (0, 180),
-    "cameras.spread": (0, 1),
-    "field.resolution": (4, 1024),
-    "field.feature_std": (0, HUGE),
-    "field.background_colour": (0, 1),
-    "score.sigma.drop_largest": (0, 10**6),
-    "score.sigma.drop_smallest": (0, 10**6),
-    "score.sigma.low": (TINY, HUGE),
-    "score.sigma.high": (TINY, HUGE),
-    "score.sigma.jitter": (0, 10),
-    "losses.emptiness_start": (0, 1),
-    "losses.emptiness_beta": (0, HUGE),
-    "losses.depth_window": (0.05, 0.95),
-    "optimizer.lr": (TINY, HUGE),
-    "optimizer.background_lr": (0, HUGE),
-    "optimizer.final_lr": (0, 1),
-    "log.checkpoint_every": (1, 10**7),
-    "log.preview_every": (1, 10**7),
-    "log.metrics_every": (1, 10**7),
-    "log.turntable_size": (16, 4096),
-    "log.turntable_frames": (1, 10**5),
-    "log.turntable_fps": (1, 240),
-    "log.elevation": (-89, 89),
-    "log.mesh_iso": (TINY, HUGE),
-}
+#: Settings by the names that they had in files of earlier versions, which are read, and by which runs are told apart.
+FORMER_NAMES = {"sampling": "law", "background_color": "background_colour"}
 
 #: Options that do not change the result, and so may differ when a run is resumed.
 FREE_TO_CHANGE = ("output", "resume", "device", "log", "graph", "memory_limit")
@@ -295,7 +307,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def merge(config: Any, tree: dict[str, Any], where: str = "configuration") -> Any:
+def merge(config: Any, tree: Any, where: str = "configuration") -> Any:
     """A copy of a config dataclass with the values of a (partial) plain tree put in.
 
     Raises:
@@ -303,9 +315,11 @@ def merge(config: Any, tree: dict[str, Any], where: str = "configuration") -> An
     """
     if not isinstance(tree, dict):
         raise UserError(f"{where}: expected a table of settings, found {tree!r}")
-    hints = typing.get_type_hints(type(config))
-    changes = {}
-    for key, value in tree.items():
+    hints = typing.get_type_hints(type(config))  # pyright: ignore[reportUnknownArgumentType]
+    current_names = {FORMER_NAMES[name]: name for name in hints if name in FORMER_NAMES}
+    changes: dict[str, Any] = {}
+    for given, value in cast("dict[str, Any]", tree).items():
+        key = current_names.get(given, given)
         if key not in hints:
             raise UserError(f"{where}: unknown setting {key!r}; known: {', '.join(hints)}")
         current = getattr(config, key)
@@ -331,15 +345,17 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise wrong
-        kinds = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
-        if len(kinds) != len(value):
+        values = cast("list[Any]", value)
+        kinds: Any = [arguments[0]] * len(values) if arguments[-1] is ... else arguments
+        if len(kinds) != len(values):
             raise wrong
-        return tuple(_convert(v, k, where) for v, k in zip(value, kinds, strict=True))
+        return tuple(_convert(v, k, where) for v, k in zip(values, kinds, strict=True))
     if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict) or set(value) != {f.name for f in dataclasses.fields(kind)}:
+        table: Any = value
+        if not isinstance(table, dict) or set(table) != {f.name for f in dataclasses.fields(kind)}:  # pyright: ignore[reportUnknownArgumentType]
             raise wrong
-        hints = typing.get_type_hints(kind)
-        return kind(**{k: _convert(v, hints[k], where) for k, v in value.items()})
+        hints, make = typing.get_type_hints(kind), cast(Any, kind)
+        return make(**{str(k): _convert(v, hints[k], where) for k, v in cast(Any, table).items()})
     if kind is Path and isinstance(value, str):
         return Path(value)
     if isinstance(value, int) and abs(value) > 2**63:
@@ -378,10 +394,10 @@ def load_yaml(path: Path) -> TrainConfig:
 
 
 def differences(a: TrainConfig, b: TrainConfig) -> list[str]:
-    """What decides the result and differs, as "--steps 800, now 400" lines."""
+    """What decides the result and differs, as "steps 800, now 400" lines."""
     one, two = flatten(to_dict(a)), flatten(to_dict(b))
     return [
-        f"--{key.replace('_', '-')} {one.get(key)}, now {two.get(key)}"
+        f"{setting(key)} {one.get(key)}, now {two.get(key)}"
         for key in one | two
         if key.split(".")[0] not in FREE_TO_CHANGE and one.get(key) != two.get(key)
     ]
@@ -390,13 +406,21 @@ def differences(a: TrainConfig, b: TrainConfig) -> list[str]:
 def digest(config: TrainConfig) -> str:
     """A fingerprint of what decides the result, the same before and after a round through YAML."""
     settled = merge(TrainConfig(), to_dict(config))
-    tree = {k: v for k, v in to_dict(settled).items() if k not in FREE_TO_CHANGE}
+    tree = {k: v for k, v in _former(to_dict(settled)).items() if k not in FREE_TO_CHANGE}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _former(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree under the names of the first version, whose checkpoints go on to be known by them."""
+    return {FORMER_NAMES.get(k, k): _former(cast("Tree", v)) if isinstance(v, dict) else v for k, v in tree.items()}
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dicts to one dict with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        inner = (
+            flatten(cast("Tree", value), f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        )
+        flat |= inner
     return flat

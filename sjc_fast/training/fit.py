@@ -39,7 +39,7 @@ class FitSettings:
 def fit_steps(photos: Photos, settings: FitSettings, device: torch.device | str = "cpu") -> Iterator[VoxelField]:
     """Fit, yielding the field after every step.
 
-    Each step compares views over random plain backgrounds, so that opacity is learned with the colours. A finer grid
+    Each step compares views over random plain backgrounds, so that opacity is learned with the colors. A finer grid
     starts as the coarser one, interpolated.
     """
     generator = torch.Generator().manual_seed(settings.seed)
@@ -65,8 +65,8 @@ def fit_steps(photos: Photos, settings: FitSettings, device: torch.device | str 
                 backend=settings.backend,
             )
             loss = mse_loss(out.features / 2 + 0.5, some.over(background).to(device))
-            loss.backward()
-            optimizer.step()
+            loss.backward()  # pyright: ignore[reportUnknownMemberType]
+            optimizer.step()  # pyright: ignore[reportUnknownMemberType]
             optimizer.zero_grad()
             fall.step()
             yield field
@@ -84,7 +84,10 @@ def refine(field: VoxelField, resolution: int) -> VoxelField:
         density_shift=field.density_shift,
         box=field.box.cpu(),
     ).to(field.box.device)
-    resample = lambda grid: interpolate(grid[None], (resolution,) * 3, mode="trilinear", align_corners=False)[0]  # noqa: E731
+
+    def resample(grid: Tensor) -> Tensor:  # [C, D, H, W]
+        return interpolate(grid[None], (resolution,) * 3, mode="trilinear", align_corners=False)[0]
+
     finer.density.copy_(resample(field.density[None])[0])
     finer.features.copy_(resample(field.features.permute(3, 0, 1, 2)).permute(1, 2, 3, 0))
     finer.background.copy_(field.background)
@@ -97,7 +100,7 @@ def measure(field: VoxelField, photos: Photos, backend: str = "auto") -> tuple[T
     """PSNR of every photograph over white, dB, [V], and the field's views of them, [V, 3, H, W] in [0, 1]."""
     height, width = photos.pictures.shape[-2:]
     white = torch.ones(1, 3, device=field.box.device)
-    views = []
+    views: list[Tensor] = []
     for v in range(len(photos.pictures)):
         camera = photos.cameras[v : v + 1].to(white.device)
         views.append(render(field, camera, (height, width), background=white, backend=backend).features.cpu() / 2 + 0.5)

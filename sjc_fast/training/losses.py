@@ -1,9 +1,84 @@
-"""The two regularisers of the paper: emptiness (its step schedule) and centre depth."""
+"""The regularizers of the paper: emptiness and center depth. Each gives its upstream gradient and its schedule.
+
+A new loss is a subclass of `Loss` in `LOSSES`, and its settings in `LossConfig`.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from ..kernels.contract import Rendering, Upstream
+from .config import LossConfig
+
+
+class Loss:
+    """A term of the objective that is a function of what was rendered."""
+
+    def weights(self, steps: int, config: LossConfig) -> Tensor:
+        """Its weight at every step, [steps] float32."""
+        raise NotImplementedError
+
+    def is_used(self, config: LossConfig) -> bool:
+        """Whether its weight is ever other than 0."""
+        raise NotImplementedError
+
+    def upstream(self, rendering: Rendering, config: LossConfig) -> dict[str, Tensor]:
+        """Gradients of the mean over views, for weight 1, by the names of what was rendered."""
+        raise NotImplementedError
+
+
+class Emptiness(Loss):
+    """Mean of log(1 + beta w) over a view's sample slots, which keeps empty space empty (paper, section 4.3)."""
+
+    def weights(self, steps: int, config: LossConfig) -> Tensor:
+        return emptiness_weights(steps, config.emptiness_weight, config.emptiness_start, config.emptiness_multiplier)
+
+    def is_used(self, config: LossConfig) -> bool:
+        return config.emptiness_weight != 0
+
+    def upstream(self, rendering: Rendering, config: LossConfig) -> dict[str, Tensor]:  # noqa: ARG002
+        return {"emptiness": torch.full_like(rendering.emptiness, 1 / len(rendering.emptiness))}
+
+
+class CenterDepth(Loss):
+    """`center_depth_loss`, which pulls the object in front of its surroundings."""
+
+    def weights(self, steps: int, config: LossConfig) -> Tensor:
+        return torch.full((steps,), config.depth_weight)
+
+    def is_used(self, config: LossConfig) -> bool:
+        return config.depth_weight != 0
+
+    def upstream(self, rendering: Rendering, config: LossConfig) -> dict[str, Tensor]:
+        with torch.enable_grad():
+            depth = rendering.depth.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(center_depth_loss(depth, config.depth_window), depth)
+        return {"depth": gradient}
+
+
+#: Every loss, in the order of the schedule's columns.
+LOSSES: tuple[Loss, ...] = (Emptiness(), CenterDepth())
+
+
+def loss_weights(steps: int, config: LossConfig) -> Tensor:
+    """The weights of all losses at every step, [steps, losses]."""
+    return torch.stack([loss.weights(steps, config) for loss in LOSSES], dim=1)
+
+
+def upstream_gradients(v_features: Tensor, rendering: Rendering, weights: Tensor, config: LossConfig) -> Upstream:
+    """The whole upstream gradient of a step: that of the features (from the score), and of every loss that is used.
+
+    Args:
+        v_features: [V, C, H, W].
+        weights: a row of `loss_weights`, [losses]; on the device, and never read on the host.
+    """
+    total = {"features": v_features}
+    for loss, weight in zip(LOSSES, weights, strict=True):
+        if loss.is_used(config):
+            for name, gradient in loss.upstream(rendering, config).items():
+                total[name] = total[name] + weight * gradient if name in total else weight * gradient
+    return Upstream(**total)
 
 
 def emptiness_weights(steps: int, weight: float, start: float, multiplier: float) -> Tensor:
@@ -12,8 +87,8 @@ def emptiness_weights(steps: int, weight: float, start: float, multiplier: float
     return torch.where(late, weight * multiplier, weight).float()
 
 
-def centre_depth_loss(depth: Tensor, window: float = 50 / 64) -> Tensor:
-    """Ask the border of the view to be farther than its centre, so that the object comes nearer than what surrounds it.
+def center_depth_loss(depth: Tensor, window: float = 50 / 64) -> Tensor:
+    """Ask the border of the view to be farther than its center, so that the object comes nearer than what surrounds it.
 
     ``-log(u)``, u = mean border depth - mean depth of the central window, continued linearly below u = 0.01 with the
     slope it has there. (The paper's code takes the logarithm of the opposite difference, which is undefined exactly
@@ -27,18 +102,18 @@ def centre_depth_loss(depth: Tensor, window: float = 50 / 64) -> Tensor:
         Mean over views, a scalar.
 
     Raises:
-        ValueError: the window leaves no centre or no border.
+        ValueError: the window leaves no center or no border.
     """
     height, width = depth.shape[-2:]
     h, w = round(height * window), round(width * window)
     if not (0 < h < height and 0 < w < width):
-        raise ValueError(f"a window of {window} leaves no centre or no border in a {height} x {width} view")
+        raise ValueError(f"a window of {window} leaves no center or no border in a {height} x {width} view")
     top, left = (height - h) // 2, (width - w) // 2
     inside = torch.zeros(height, width, dtype=torch.bool, device=depth.device)
     inside[top : top + h, left : left + w].fill_(True)
-    centre = torch.where(inside, depth, 0).sum(dim=(1, 2)) / (h * w)
+    center = torch.where(inside, depth, 0).sum(dim=(1, 2)) / (h * w)
     border = torch.where(inside, 0, depth).sum(dim=(1, 2)) / (height * width - h * w)
-    return guarded_negative_log(border - centre).mean()
+    return guarded_negative_log(border - center).mean()
 
 
 def guarded_negative_log(u: Tensor, floor: float = 0.01) -> Tensor:

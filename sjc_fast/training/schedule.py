@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, setting
+from ..paas import WEIGHTS
 from ..rendering.rays import count_slots
 from ..scene.cameras import Cameras, blend_directions, name_directions, orbit, sample_directions, sample_sphere
 from ..scene.field import VoxelField
+from ..scores.preconditioning import Preconditioning
 from .config import CameraConfig, FieldConfig, OptimizerConfig, SigmaConfig, TrainConfig
-from .losses import emptiness_weights
+from .losses import loss_weights
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,11 @@ class Row:
     direction: Tensor  # [V] int64, row of the encoded prompts
     blend: Tensor  # [V, directions] share of each such row, or [V, 0] where one is taken whole
     sigma: Tensor  # [V]
+    coefficients: Tensor  # [5, V] `Coefficients` of the network at sigma; [0, V] for a model without one
+    score_scale: Tensor  # [V] weight(sigma) / sigma^2: what D - x is multiplied by
     slots: Tensor  # [V] int64, sample slots of each view (emptiness is a mean over them)
     background: Tensor  # [V, 3] plain background, RGB in [0, 1] (unused with a texture)
-    emptiness_weight: Tensor  # []
-    depth_weight: Tensor  # []
+    loss_weights: Tensor  # [losses] in the order of `LOSSES`
     lr: Tensor  # []
     background_lr: Tensor  # []
 
@@ -62,55 +66,75 @@ class Schedule:
         return Schedule(Row(*(getattr(self.rows, f.name).to(device) for f in fields(Row))))
 
 
-def draw_schedule(config: TrainConfig, field: VoxelField, sigmas: Tensor, size: int) -> Schedule:
-    """Draw a run's schedule from its seed, on the CPU.
+#: Every random quantity of a run has a stream of its own, so that changing how one is drawn leaves the others alone.
+STREAMS = {"cameras": 0, "sigmas": 1, "backgrounds": 2, "field": 7}
 
-    Each quantity has a generator of its own, so that changing how one is drawn leaves the others as they are.
+
+def stream(seed: int, name: str) -> torch.Generator:
+    """The generator of one of a run's random quantities, at its start."""
+    return torch.Generator().manual_seed(seed * 8 + STREAMS[name])
+
+
+def draw_schedule(
+    config: TrainConfig, field: VoxelField, sigmas: Tensor, size: int, preconditioning: Preconditioning | None = None
+) -> Schedule:
+    """Draw a run's schedule from its seed, on the CPU.
 
     Args:
         config: the run.
         field: for its box and step size.
         sigmas: the score model's noise levels, ascending.
         size: pixels a side of a view.
+        preconditioning: of the score model's network, if it has one that can be asked directly.
     """
     steps, views = config.steps, config.views
     count = steps * views
-    generator = lambda k: torch.Generator().manual_seed(config.seed * 8 + k)  # noqa: E731
-    cameras, direction, blend = draw_cameras(count, config.cameras, generator(0))
+    cameras, direction, blend = draw_cameras(count, config.cameras, stream(config.seed, "cameras"))
+    sigma = draw_sigmas(count, steps, sigmas, config.score.sigma, stream(config.seed, "sigmas"))
     lr = learning_rates(steps, config.optimizer)
-    losses = config.losses
-    fold = lambda x: x.reshape(steps, views, *x.shape[1:])  # noqa: E731
+
+    def fold(x: Tensor) -> Tensor:  # [count, ...] to [steps, views, ...]
+        return x.reshape(steps, views, *x.shape[1:])
+
     rows = Row(
         step=torch.arange(steps),
         c2w=fold(cameras.c2w),
         fov=fold(cameras.fov),
         direction=fold(direction),
         blend=fold(blend),
-        sigma=fold(draw_sigmas(count, steps, sigmas, config.score.sigma, generator(1))),
+        sigma=fold(sigma),
+        coefficients=fold(network_numbers(sigma, preconditioning)).transpose(1, 2).contiguous(),
+        score_scale=fold((WEIGHTS[config.weighting](sigma.double()) / sigma.double() ** 2).float()),
         slots=fold(count_slots(cameras, size, field.box.cpu(), field.step_size())),
-        background=fold(draw_backgrounds(count, config.field, generator(2))),
-        emptiness_weight=emptiness_weights(
-            steps, losses.emptiness_weight, losses.emptiness_start, losses.emptiness_multiplier
-        ),
-        depth_weight=torch.full((steps,), losses.depth_weight),
+        background=fold(draw_backgrounds(count, config.field, stream(config.seed, "backgrounds"))),
+        loss_weights=loss_weights(steps, config.losses),
         lr=lr,
         background_lr=lr / config.optimizer.lr * config.optimizer.background_lr,
     )
     return Schedule(rows)
 
 
+def network_numbers(sigma: Tensor, preconditioning: Preconditioning | None) -> Tensor:
+    """`Coefficients` at noise levels [B] as columns, [B, 5] float32; [B, 0] without a network."""
+    if preconditioning is None:
+        return torch.empty(len(sigma), 0)
+    return torch.stack([number.float() for number in preconditioning.coefficients(sigma)], dim=1)
+
+
 def draw_cameras(count: int, config: CameraConfig, generator: torch.Generator) -> tuple[Cameras, Tensor, Tensor]:
     """Training cameras, the index of each one's direction, [count], and, where words are blended, all shares."""
     low, high = config.fov
     fov = low + (high - low) * torch.rand(count, generator=generator)
-    if config.law == "directions":
+    if config.sampling == "directions":
         azimuth, elevation, index = sample_directions(count, config.directions, config.spread, generator)
     else:
         azimuth, elevation = sample_sphere(count, config.v, generator)
         try:
             index = name_directions(azimuth, elevation, config.directions)
         except ValueError as error:
-            raise UserError(f"--cameras.law sphere: {error}; narrow --cameras.v, or use the law directions") from None
+            raise UserError(
+                f"{setting('cameras.sampling')} sphere: {error}; narrow {setting('cameras.v')}, or choose directions"
+            ) from None
     blended = config.words == "blended"
     blend = blend_directions(azimuth, elevation, config.directions) if blended else torch.empty(count, 0)
     return orbit(azimuth, elevation, config.radius, fov), index, blend
@@ -123,39 +147,63 @@ def draw_sigmas(count: int, steps: int, table: Tensor, config: SigmaConfig, gene
         UserError: nothing of the table is left.
     """
     kept = table[config.drop_smallest : max(0, len(table) - config.drop_largest)]
-    low, high = (
-        config.low or float(kept.min() if len(kept) else 0),
-        config.high or float(kept.max() if len(kept) else 0),
-    )
+    low = config.low or float(kept.min() if len(kept) else 0)
+    high = config.high or float(kept.max() if len(kept) else 0)
     kept = kept[(kept >= low) & (kept <= high)]
-    if config.mode == "random":
-        if len(kept) == 0:
-            raise UserError(f"no noise level of the model's table lies between sigma {low:g} and {high:g}")
-        return kept[torch.randint(len(kept), (count,), generator=generator)]
-    unit = torch.rand(count, generator=generator)
-    if not 0 < low <= high:
-        raise UserError("the model's table leaves no noise levels: set --score.sigma.low and --score.sigma.high")
-    if config.mode == "log-uniform":
-        return low * (high / low) ** unit
+    if config.mode == "random" and len(kept) == 0:
+        raise UserError(f"no noise level of the model's table lies between sigma {low:g} and {high:g}")
+    if config.mode != "random" and not 0 < low <= high:
+        names = f"{setting('score.sigma.low')} and {setting('score.sigma.high')}"
+        raise UserError(f"the model's table leaves no noise levels: set {names}")
     progress = (torch.arange(count) // max(1, count // steps)) / max(1, steps - 1)
-    jitter = torch.exp(config.jitter * (2 * unit - 1))
-    return (high * (low / high) ** progress * jitter).clamp(low, high)
+    return SIGMA_MODES[config.mode](SigmaRange(kept, low, high, progress, config.jitter), generator)
+
+
+class SigmaRange(NamedTuple):
+    """What a sigma mode draws from."""
+
+    ticks: Tensor  # [ticks] of the model's table, ascending
+    low: float
+    high: float
+    progress: Tensor  # [count] how far the run is, from 0 to 1
+    jitter: float
+
+
+def random_ticks(of: SigmaRange, generator: torch.Generator) -> Tensor:
+    """Uniform over the ticks of the model's table (paper)."""
+    return of.ticks[torch.randint(len(of.ticks), of.progress.shape, generator=generator)]
+
+
+def log_uniform(of: SigmaRange, generator: torch.Generator) -> Tensor:
+    """Uniform in log sigma."""
+    return of.low * (of.high / of.low) ** torch.rand(of.progress.shape, generator=generator)
+
+
+def annealed(of: SigmaRange, generator: torch.Generator) -> Tensor:
+    """From high to low, evenly in log sigma, with jitter."""
+    unit = torch.rand(of.progress.shape, generator=generator)
+    jitter = torch.exp(of.jitter * (2 * unit - 1))
+    return (of.high * (of.low / of.high) ** of.progress * jitter).clamp(of.low, of.high)
+
+
+#: By the name of the setting `score.sigma.mode`.
+SIGMA_MODES = {"random": random_ticks, "log-uniform": log_uniform, "annealed": annealed}
 
 
 def draw_backgrounds(count: int, config: FieldConfig, generator: torch.Generator) -> Tensor:
     """Plain backgrounds, RGB in [0, 1], [count, 3]."""
     if config.background == "random":
         return plain_backgrounds(count, generator)
-    return torch.tensor(config.background_colour).expand(count, 3).clone()
+    return torch.tensor(config.background_color).expand(count, 3).clone()
 
 
 def plain_backgrounds(count: int, generator: torch.Generator) -> Tensor:
-    """Near-greys of any brightness, RGB in [0, 1], [count, 3].
+    """Near-grays of any brightness, RGB in [0, 1], [count, 3].
 
-    A grey never matches a saturated object, and no single brightness can hide its pale or dark parts for long.
+    A gray never matches a saturated object, and no single brightness can hide its pale or dark parts for long.
     """
-    grey = 0.08 + 0.84 * torch.rand(count, 1, generator=generator)
-    return (grey + 0.16 * (torch.rand(count, 3, generator=generator) - 0.5)).clamp(0, 1)
+    gray = 0.08 + 0.84 * torch.rand(count, 1, generator=generator)
+    return (gray + 0.16 * (torch.rand(count, 3, generator=generator) - 0.5)).clamp(0, 1)
 
 
 def learning_rates(steps: int, config: OptimizerConfig) -> Tensor:

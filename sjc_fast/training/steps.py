@@ -7,22 +7,22 @@ through the network. Scores and losses are summed over the views and divided by 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..kernels.noise import normal
-from ..paas import ESTIMATORS, POWERS, combine, denoise_copies, draw_noise, noise_shape, sds_weight, weigh
+from ..kernels.contract import Gradients, Rendering, Scene, Upstream
+from ..kernels.march import march_accumulate, march_forward
 from ..rendering import render
 from ..rendering.fused import march_settings, scene_of
-from ..scene.field import VoxelField, parameter_groups
-from ..scores.protocol import NetworkModel, ScoreModel
-from .config import TrainConfig
-from .losses import centre_depth_loss
+from ..scene.field import VoxelField
+from .config import LossConfig, OptimizerConfig, TrainConfig
+from .losses import upstream_gradients
+from .optimizers import OPTIMIZERS, parameter_groups
 from .schedule import Row
+from .scoring import Scorer
 
 
 class Metrics(NamedTuple):
@@ -35,106 +35,92 @@ class Metrics(NamedTuple):
     field_sum: Tensor  # sum of what the field stores, after the step: finite where all of it is
 
 
-@dataclass
-class Conditions:
-    """The encoded prompts of a run."""
+@dataclass(frozen=True)
+class StepSettings:
+    """What a step knows of a run's configuration, besides how scores are estimated."""
 
-    prompts: Tensor  # [directions, ...] one row a direction
-    unconditional: Tensor | None  # [1, ...]; None without guidance
+    size: int  # pixels a side of a view
+    backend: str  # the renderer
+    textured: bool  # whether the background is the field's own texture
+    losses: LossConfig
+    optimizer: OptimizerConfig
 
-    def of(self, row: Row) -> Tensor:
-        """The conditions of a row's views, [V, ...]."""
-        if row.blend.shape[-1] == 0:
-            return self.prompts[row.direction]
-        return torch.tensordot(row.blend.to(self.prompts), self.prompts, dims=1)
-
-
-class Views(NamedTuple):
-    """A rendering, and what its way back needs."""
-
-    features: Tensor  # [V, C, H, W]
-    depth: Tensor  # [V, H, W]
-    opacity: Tensor  # [V, H, W]
-    emptiness: Tensor  # [V]
-    kept: Any = None
+    @classmethod
+    def of(cls, config: TrainConfig, size: int, backend: str) -> StepSettings:
+        """What a run's configuration says of it."""
+        return cls(size, backend, config.field.background == "texture", config.losses, config.optimizer)
 
 
 class Step:
     """What both ways share. Called with a row of the schedule, it takes the step.
 
     Args:
-        config, field, model, conditions: of the run.
-        size: pixels a side of a view.
-        backend: the renderer.
+        field: the object; its parameters move.
+        scorer: gives the weighted score of clean views.
+        settings: of the run.
     """
 
     capturable = False
     """Whether the step never waits for the host, and so can be captured as a CUDA graph."""
 
-    def __init__(
-        self, config: TrainConfig, field: VoxelField, model: ScoreModel, conditions: Conditions, size: int, backend: str
-    ) -> None:
-        self.config, self.field, self.model, self.conditions = config, field, model, conditions
-        self.size, self.backend = size, backend
-        kinds = {"adamax": torch.optim.Adamax, "adam": torch.optim.Adam}
-        rates = config.optimizer.lr, config.optimizer.background_lr
-        self.optimizer = kinds[config.optimizer.name](parameter_groups(field, *rates))
+    def __init__(self, field: VoxelField, scorer: Scorer, settings: StepSettings) -> None:
+        self.field, self.scorer, self.settings = field, scorer, settings
+        self.kind = OPTIMIZERS[settings.optimizer.name]
+        groups = parameter_groups(field, settings.optimizer.lr, settings.optimizer.background_lr)
+        self.optimizer = self.kind.torch(groups)
 
     def __call__(self, row: Row) -> Metrics:
-        views = self.render(row)
-        update = self.score(views.features.detach(), row)
-        if self.config.score.estimator == "sds":
-            update = update * sds_weight(row.sigma)
-        share = 1 / self.config.views
-        v_depth = None
-        if self.config.losses.depth_weight:
-            v_depth = row.depth_weight * _depth_gradient(views.depth.detach(), self.config.losses.depth_window)
-        self.chain(views, update * -share, (row.emptiness_weight * share).expand(len(update)), v_depth)
-        self.optimise(row)
+        rendering, kept = self.render(row)
+        update = self.scorer(rendering.features.detach(), row)
+        upstream = upstream_gradients(update * -(1 / len(update)), rendering, row.loss_weights, self.settings.losses)
+        self.chain(rendering, kept, upstream)
+        self.optimize(row)
         return Metrics(
             row.sigma.mean(),
-            views.opacity.detach().mean(),
-            views.emptiness.detach().mean(),
+            rendering.opacity.detach().mean(),
+            rendering.emptiness.detach().mean(),
             update.square().mean().sqrt(),
-            sum(parameter.detach().sum() for parameter in self.field.parameters()),
+            torch.stack([parameter.detach().sum() for parameter in self.field.parameters()]).sum(),
         )
 
-    def render(self, row: Row) -> Views:
-        """The row's views."""
+    def render(self, row: Row) -> tuple[Rendering, Any]:
+        """The row's views, and what their way back needs."""
         raise NotImplementedError
 
-    def score(self, x: Tensor, row: Row) -> Tensor:
-        """The weighted PAAS of clean views [V, C, H, W], with the noise of the row's step."""
-        return score_views(self.config, self.model, self.conditions, x, row)
-
-    def chain(self, views: Views, v_features: Tensor, v_emptiness: Tensor, v_depth: Tensor | None) -> None:
-        """Upstream gradients, like what they belong to, to gradients of the field."""
+    def chain(self, rendering: Rendering, kept: Any, upstream: Upstream) -> None:
+        """Upstream gradients to gradients of the field."""
         raise NotImplementedError
 
-    def optimise(self, row: Row) -> None:
+    def optimize(self, row: Row) -> None:
         """Move the field, and forget its gradients."""
         raise NotImplementedError
 
     def background(self, row: Row) -> Tensor | None:
         """The row's plain background, [V, 3] in [-1, 1]; None where the field has a texture."""
-        return None if self.config.field.background == "texture" else row.background * 2 - 1
+        return None if self.settings.textured else row.background * 2 - 1
 
 
 class AutogradStep(Step):
     """With any renderer, autograd and `torch.optim`."""
 
-    def render(self, row: Row) -> Views:
-        beta = self.config.losses.emptiness_beta
-        options = {"background": self.background(row), "beta": beta, "slots": row.slots}
-        return Views(*render(self.field, row.cameras, self.size, backend=self.backend, **options))
+    def render(self, row: Row) -> tuple[Rendering, Any]:
+        s = self.settings
+        options: dict[str, Any] = {
+            "background": self.background(row),
+            "beta": s.losses.emptiness_beta,
+            "slots": row.slots,
+        }
+        return render(self.field, row.cameras, s.size, backend=s.backend, **options), None
 
-    def chain(self, views: Views, v_features: Tensor, v_emptiness: Tensor, v_depth: Tensor | None) -> None:
-        roots, upstream = [views.features, views.emptiness], [v_features, v_emptiness]
-        if v_depth is not None:
-            roots, upstream = [*roots, views.depth], [*upstream, v_depth]
-        torch.autograd.backward(roots, upstream)
+    def chain(self, rendering: Rendering, kept: Any, upstream: Upstream) -> None:  # noqa: ARG002
+        pairs = [
+            (getattr(rendering, name), gradient)
+            for name, gradient in zip(upstream._fields, upstream, strict=True)
+            if gradient is not None
+        ]
+        torch.autograd.backward([root for root, _ in pairs], [gradient for _, gradient in pairs])
 
-    def optimise(self, row: Row) -> None:
+    def optimize(self, row: Row) -> None:
         for group, lr in zip(self.optimizer.param_groups, (row.lr, row.background_lr), strict=True):
             group["lr"] = float(lr)
         self.optimizer.step()
@@ -142,108 +128,59 @@ class AutogradStep(Step):
 
 
 class FusedStep(Step):
-    """With the fused kernels: gradients in buffers of its own, noise made where it is used, rates read on the device.
+    """With the fused kernels: gradients in buffers of its own, rates read on the device.
 
-    The optimiser's state has the names and shapes of `torch.optim`, so that a run can change from one way to the other.
+    The optimizer's state has the names and shapes of `torch.optim`, so that a run can change from one way to the other.
     """
 
-    def __init__(
-        self, config: TrainConfig, field: VoxelField, model: ScoreModel, conditions: Conditions, size: int, backend: str
-    ) -> None:
-        super().__init__(config, field, model, conditions, size, backend)
+    def __init__(self, field: VoxelField, scorer: Scorer, settings: StepSettings) -> None:
+        super().__init__(field, scorer, settings)
         device = field.density.device
-        self.capturable = backend == "triton" and isinstance(model, NetworkModel)
-        self.march = march_settings(field, backend, config.losses.emptiness_beta)
-        self.grads = (
-            torch.zeros_like(field.density),
+        self.capturable = settings.backend == "triton" and scorer.fused
+        self.march = march_settings(field, settings.backend, settings.losses.emptiness_beta)
+        self.grads = Gradients(
+            torch.zeros_like(field.density, requires_grad=False),
             torch.zeros(*field.density.shape, 4, device=device),  # a voxel's features are padded to four
             torch.zeros(4, 4, 4, device=device),  # [y, x, channel]
             torch.zeros((), device=device),
         )
-        self.seed = torch.tensor(config.seed, device=device)
-        self.guidance = torch.tensor(float(config.guidance), device=device)
-        second = {"adamax": "exp_inf", "adam": "exp_avg_sq"}[config.optimizer.name]
-        self.moments = ("exp_avg", second)
         for parameter in (field.density, field.features, field.density_scale, *self._texture()):
-            zeros = {name: torch.zeros_like(parameter, requires_grad=False) for name in self.moments}
+            zeros = {name: torch.zeros_like(parameter, requires_grad=False) for name in self.kind.moments}
             self.optimizer.state[parameter] = {"step": torch.zeros(()), **zeros}
 
     def _texture(self) -> tuple[Tensor, ...]:
-        return (self.field.background,) if self.config.field.background == "texture" else ()
+        return (self.field.background,) if self.settings.textured else ()
 
-    def render(self, row: Row) -> Views:
-        from ..kernels.march import march_forward
+    def render(self, row: Row) -> tuple[Rendering, Any]:
+        scene = Scene(*(t.detach() for t in scene_of(self.field, row.cameras, self.background(row))))
+        size = self.settings.size
+        rendering, saved = march_forward(scene, height=size, width=size, slots=row.slots, **self.march)
+        return rendering, (scene, saved)
 
-        scene = tuple(t.detach() for t in scene_of(self.field, row.cameras, self.background(row)))
-        saved = march_forward(scene, height=self.size, width=self.size, slots=row.slots, **self.march)
-        return Views(*saved[:4], kept=(scene, saved))
+    def chain(self, rendering: Rendering, kept: Any, upstream: Upstream) -> None:  # noqa: ARG002
+        scene, saved = kept
+        march_accumulate(self.grads, scene, saved, upstream, **self.march)
 
-    def score(self, x: Tensor, row: Row) -> Tensor:
-        from ..kernels.paas import combine, perturb
-
-        config, model = self.config, self.model
-        if not self.capturable:  # no network to ask directly, or no kernels for it
-            return super().score(x, row)
-        estimator, unconditional = config.score, self.conditions.unconditional
-        options = {"noise_samples": config.noise_samples, "antithetic": config.antithetic, "patch": model.patch}
-        noise = (self.seed, row.step)
-        batch = perturb(x, row.sigma, *noise, doubled=unconditional is not None, dtype=model.dtype, **options)
-        level = row.sigma.repeat_interleave(config.noise_samples)
-        text = self.conditions.of(row).repeat_interleave(config.noise_samples, dim=0)
-        if unconditional is not None:
-            level, text = torch.cat([level, level]), torch.cat([text, unconditional.to(text).expand_as(text)])
-        answer = model.predict(batch, level, text)
-        kind = {"prediction": model.prediction, "coefficient": ESTIMATORS[estimator.estimator]}
-        kind["power"] = POWERS[estimator.weighting]
-        return combine(x, row.sigma, answer, *noise, self.guidance, **kind, **options)
-
-    def chain(self, views: Views, v_features: Tensor, v_emptiness: Tensor, v_depth: Tensor | None) -> None:
-        from ..kernels.march import march_accumulate
-
-        march_accumulate(self.grads, *views.kept, v_features, v_emptiness, v_depth, **self.march)
-
-    def optimise(self, row: Row) -> None:
-        from ..kernels.adamax import adam_step, adamax_step
-
-        field, number = self.field, row.step + 1
-        density, features, texture, scale = self.grads
-        step = adam_step if self.config.optimizer.name == "adam" else adamax_step
-        native = self.march["native"]
-        moves = [(field.density, density), (field.features, features), (field.density_scale, scale)]
+    def optimize(self, row: Row) -> None:
+        field, grads, number = self.field, self.grads, row.step + 1
+        moves = [
+            (field.density, grads.density),
+            (field.features, grads.features),
+            (field.density_scale, grads.log_scale),
+        ]
         for parameter in self._texture():
-            moves.append((parameter, texture.permute(2, 0, 1)[: field.channels].contiguous()))
-            texture.zero_()
+            moves.append((parameter, grads.texture.permute(2, 0, 1)[: field.channels].contiguous()))
+            grads.texture.zero_()
         for parameter, gradient in moves:
             state = self.optimizer.state[parameter]
             rate = row.background_lr if parameter is field.background else row.lr
-            step(parameter.detach(), gradient, *(state[name] for name in self.moments), rate, number, native=native)
+            moments = (state[name] for name in self.kind.moments)
+            self.kind.fused_step(parameter.detach(), gradient, *moments, rate, number, backend=self.march["backend"])
 
 
-def make_step(
-    config: TrainConfig, field: VoxelField, model: ScoreModel, conditions: Conditions, size: int, backend: str
-) -> Step:
+def make_step(field: VoxelField, scorer: Scorer, settings: StepSettings) -> Step:
     """The fused step where the backend has kernels for it; with autograd elsewhere, and where the same bits are asked
     for from run to run (`torch.use_deterministic_algorithms`), which the sums of Triton's fused step do not give."""
-    fused = backend == "cpu" or (backend == "triton" and not torch.are_deterministic_algorithms_enabled())
-    return (FusedStep if fused else AutogradStep)(config, field, model, conditions, size, backend)
-
-
-@torch.no_grad()
-def score_views(config: TrainConfig, model: ScoreModel, conditions: Conditions, x: Tensor, row: Row) -> Tensor:
-    """The weighted PAAS of clean views [V, C, H, W] with the noise of the row's step, for any score model."""
-    score = config.score
-    shape = noise_shape(x, config.noise_samples, config.antithetic)
-    noise = normal(config.seed, row.step, math.prod(shape), x.device).reshape(shape)
-    noise = draw_noise(x, config.noise_samples, config.antithetic, noise)
-    condition = conditions.of(row)
-    denoised = denoise_copies(model, x, row.sigma, condition, conditions.unconditional, config.guidance, noise)
-    estimate = combine(x, row.sigma, denoised, noise, ESTIMATORS[score.estimator], config.antithetic)
-    return weigh(estimate, row.sigma, score.weighting)
-
-
-def _depth_gradient(depth: Tensor, window: float) -> Tensor:
-    """Of the centre-depth loss, like the depth [V, H, W]."""
-    with torch.enable_grad():
-        leaf = depth.requires_grad_()
-        (gradient,) = torch.autograd.grad(centre_depth_loss(leaf, window), leaf)
-    return gradient
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    fused = settings.backend == "cpu" or (settings.backend == "triton" and not deterministic)
+    return (FusedStep if fused else AutogradStep)(field, scorer, settings)

@@ -8,21 +8,22 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, setting
 from ..rendering import choose_backend
 from ..scene.field import VoxelField, check_tensors
-from ..scores.protocol import ScoreModel
+from ..scores.protocol import NetworkModel, ScoreModel
 from . import graphs
 from .checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
-from .config import TrainConfig, digest
-from .schedule import Schedule, draw_schedule
-from .steps import Conditions, Metrics, Step, make_step
+from .config import FieldConfig, TrainConfig, digest
+from .schedule import Schedule, draw_schedule, stream
+from .scoring import ScoreSettings, encode_prompts, make_scorer
+from .steps import Metrics, Step, StepSettings, make_step
 
 LOG = logging.getLogger(__name__)
 
 
 class Trainer:
-    """A run in memory: the field, its optimiser, the schedule, and where in it the run stands.
+    """A run in memory: the field, its optimizer, the schedule, and where in it the run stands.
 
     Args:
         config: the run; `size` defaults to what the model scores.
@@ -37,21 +38,24 @@ class Trainer:
         config.check()
         model.check_prompt(config.prompt)
         if model.latent and config.field.background != "texture":
+            name = setting("field.background")
             raise UserError(
-                f"--field.background {config.field.background} is a colour, and {model.name} works on latents; "
-                "use texture"
+                f"{name} {config.field.background} is a color, and {model.name} works on latents; use texture"
             )
         self.config, self.model, self.device = config, model, torch.device(device)
         self.backend = choose_backend(config.backend, self.device)
         # Shapes do not change, so the search for fast convolutions pays; what it finds may differ from run to run.
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         self.size = config.size or model.size
-        self.field = build_field(config, model).to(self.device)
-        self.schedule: Schedule = draw_schedule(config, self.field, model.sigmas, self.size).to(self.device)
-        conditions = encode_prompts(config, model, self.device)
+        self.field = build_field(config.field, model, stream(config.seed, "field")).to(self.device)
+        numbers = model.preconditioning if isinstance(model, NetworkModel) else None
+        self.schedule: Schedule = draw_schedule(config, self.field, model.sigmas, self.size, numbers).to(self.device)
+        negative = config.score.negative_prompt if config.guidance != 1 else None
+        conditions = encode_prompts(model, config.prompt, negative, config.cameras, self.device)
         model.release_text_encoder()
-        self.take: Step = make_step(config, self.field, model, conditions, self.size, self.backend)
-        self.graph = config.graph and self.take.capturable and self.device.type == "cuda"
+        scorer = make_scorer(model, conditions, ScoreSettings.of(config), self.backend, self.device)
+        self.train_step: Step = make_step(self.field, scorer, StepSettings.of(config, self.size, self.backend))
+        self.graph = config.graph and self.train_step.capturable and self.device.type == "cuda"
         self.position = 0
         self.log = torch.zeros(len(self.schedule), len(Metrics._fields), device=self.device)  # a row a step taken
         self._counter = torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -74,7 +78,7 @@ class Trainer:
 
     def _advance(self) -> None:
         """What a graph holds: no number on the host decides anything here."""
-        metrics = self.take(self.schedule.at(self._counter))
+        metrics = self.train_step(self.schedule.at(self._counter))
         self.log.index_copy_(0, self._counter, torch.stack(metrics)[None])
         self._counter += 1
 
@@ -102,9 +106,9 @@ class Trainer:
 
     def checkpoint(self) -> Checkpoint:
         """The run as it stands."""
-        for state in self.take.optimizer.state.values():
+        for state in self.train_step.optimizer.state.values():
             state["step"].fill_(self.position)  # the fused step counts with the schedule
-        optimizer = optimizer_tensors(self.take.optimizer)
+        optimizer = optimizer_tensors(self.train_step.optimizer)
         return Checkpoint(self.position, digest(self.config), dict(self.field.state_dict()), optimizer)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -120,7 +124,7 @@ class Trainer:
                 raise ValueError(f"it was made after step {checkpoint.step}")
             check_tensors(checkpoint.field, self.field.density_shift)
             self.field.load_state_dict(checkpoint.field)
-            restore_optimizer(self.take.optimizer, dict(checkpoint.optimizer))
+            restore_optimizer(self.train_step.optimizer, dict(checkpoint.optimizer))
         except (RuntimeError, ValueError) as error:
             raise UserError(f"the checkpoint is damaged: {' '.join(str(error).split())}") from None
         self.position = checkpoint.step
@@ -159,12 +163,12 @@ class Readout:
                     return
                 event.synchronize()
             del self._pending[0]
-            yield position, dict(zip(Metrics._fields, row.tolist(), strict=True))
+            values: list[float] = row.tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            yield position, dict(zip(Metrics._fields, values, strict=True))
 
 
-def build_field(config: TrainConfig, model: ScoreModel) -> VoxelField:
-    """The field a run starts from; its random features come from the seed."""
-    start = config.field
+def build_field(start: FieldConfig, model: ScoreModel, generator: torch.Generator) -> VoxelField:
+    """The field that a run starts from."""
     return VoxelField(
         start.resolution,
         model.channels,
@@ -172,15 +176,5 @@ def build_field(config: TrainConfig, model: ScoreModel) -> VoxelField:
         density_shift=start.density_shift,
         density_init=start.density_init,
         feature_std=start.feature_std,
-        generator=torch.Generator().manual_seed(config.seed * 8 + 7),
+        generator=generator,
     )
-
-
-def encode_prompts(config: TrainConfig, model: ScoreModel, device: torch.device) -> Conditions:
-    """Encode the prompt once for every direction, and the negative prompt if there is guidance."""
-    if config.cameras.words == "none":
-        prompts = [config.prompt] * len(config.cameras.directions)
-    else:
-        prompts = [f"{d.words} {config.prompt}" for d in config.cameras.directions]
-    unconditional = model.encode([config.score.negative_prompt]).to(device) if config.guidance != 1 else None
-    return Conditions(model.encode(prompts).to(device), unconditional)

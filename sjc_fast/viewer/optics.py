@@ -39,7 +39,7 @@ class Pose:
         c2w = np.eye(4)
         c2w[:3, :3] = transforms.SO3(np.array(self.wxyz)).normalize().as_matrix() @ FLIP
         c2w[:3, 3] = self.position
-        height, width = (max(8, round(side * share)) for share in (min(1, 1 / self.aspect), min(1, self.aspect)))
+        height, width = (max(8, round(side * scale)) for scale in (min(1, 1 / self.aspect), min(1, self.aspect)))
         across = 2 * np.degrees(np.arctan(np.tan(self.fov / 2) * width / height))
         return Cameras(torch.from_numpy(c2w[None]).float(), torch.tensor([min(float(across), 170.0)])), (height, width)
 

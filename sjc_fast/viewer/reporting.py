@@ -6,25 +6,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..export.paths import spiral
 from ..runs.reporter import ControlRequest, Reporter
 from ..scene.cameras import Cameras
 from ..scene.field import VoxelField
 from ..scores.protocol import ScoreModel
-from ..training.config import TrainConfig
-from ..training.schedule import draw_cameras
+from ..training.config import CameraConfig, TrainConfig
+from ..training.schedule import draw_cameras, stream
 from ..training.trainer import Trainer
 from .server import Viewer, check_port
 
-OPTION = "--viewer-port"
+OPTION = "viewer_port"
 CURVES = ("opacity", "emptiness", "update_rms")
 
 
-def training_cameras(config: TrainConfig, count: int = 48) -> Cameras:
+def training_cameras(config: CameraConfig, seed: int, count: int = 48) -> Cameras:
     """Cameras such as a run trains with."""
-    return draw_cameras(count, config.cameras, torch.Generator().manual_seed(config.seed * 8))[0]
+    return draw_cameras(count, config, stream(seed, "cameras"))[0]
 
 
 def view_run(config: TrainConfig, field: VoxelField, model: ScoreModel, **options: Any) -> Viewer:
@@ -37,7 +35,7 @@ def view_run(config: TrainConfig, field: VoxelField, model: ScoreModel, **option
         field,
         model,
         background=config.field.backdrop,
-        cameras=training_cameras(config),
+        cameras=training_cameras(config.cameras, config.seed),
         path=spiral(120, *config.cameras.lens).c2w[:, :3, 3],
         title=config.prompt,
         **options,
@@ -68,13 +66,16 @@ class ViewerReporter(Reporter):
         self._say(f"viewer {self._viewer.address}")
 
     def step(self, position: int) -> None:
+        assert self._viewer is not None  # `start` came first
         self._viewer.status = f"**{self._prompt}**: step {position} of {self._steps}"
         self._viewer.refresh()
 
     def measured(self, position: int, metrics: dict[str, float]) -> None:
+        assert self._viewer is not None  # `start` came first
         self._viewer.measured(position, metrics)
 
     def asked(self) -> ControlRequest:
+        assert self._viewer is not None  # `start` came first
         controls = self._viewer.controls
         pause = controls.paused
         if pause and controls.steps > 0:

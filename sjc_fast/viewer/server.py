@@ -19,7 +19,7 @@ import viser
 from torch import Tensor
 from viser import uplot
 
-from ..errors import UserError
+from ..errors import UserError, setting
 from ..export.pictures import look, shade_depth, to_bytes
 from ..scene.cameras import Cameras
 from ..scene.field import VoxelField
@@ -66,12 +66,12 @@ class Viewer:
     Args:
         field: read as it is, also while somebody trains it.
         model: makes RGB of what is rendered.
-        background: plain colour, RGB in [0, 1], behind the object; None for the field's own texture.
+        background: plain color, RGB in [0, 1], behind the object; None for the field's own texture.
         cameras: training cameras to show as frustums; None for none.
         path: eye points of a camera path to show, [P, 3]; None for none.
         curves: what to draw curves of, by name; with any, there are pause, step, save and stop buttons too.
         host, port: where to listen.
-        option: the option that gives the port, for messages.
+        option: the setting that gives the port, for messages.
 
     Raises:
         UserError: the port is taken, or cannot be listened on.
@@ -90,7 +90,7 @@ class Viewer:
         title: str = "SJC-Fast",
         host: str = "127.0.0.1",
         port: int = 8080,
-        option: str = "--port",
+        option: str = "port",
     ) -> None:
         check_port(host, port, option)
         self.field, self.model, self.background, self.backend = field, model, background, backend
@@ -101,17 +101,17 @@ class Viewer:
         self._plotted = (0.0, 0)  # when, and up to which step
         self._sights: dict[int, _Sight] = {}
         self._closing = threading.Event()
-        logging.getLogger("websockets").setLevel(logging.CRITICAL)  # a stranger's bad greeting is no news
+        logging.getLogger("websockets").setLevel(logging.CRITICAL)  # malformed connections are not worth a log line
         with contextlib.redirect_stdout(io.StringIO()):  # its own banner
             self._server = viser.ViserServer(host=host, port=port, label=title, verbose=False)
         if self._server.get_port() != port:  # taken between the check and now; viser went on to the next one
             self._server.stop()
-            raise UserError(f"{option} {port}: it is in use; give another")
+            raise UserError(f"{setting(option)} {port}: it is in use; give another")
         self.address = f"http://{host}:{port}"
         self._build_page()
         self._show_cameras(cameras, path)
         self._server.on_client_connect(self._connected)
-        self._server.on_client_disconnect(lambda client: self._sights.pop(client.client_id, None))
+        self._server.on_client_disconnect(self._disconnected)
         self._painter = threading.Thread(target=self._paint, name="viewer", daemon=True)
         self._painter.start()
 
@@ -208,6 +208,9 @@ class Viewer:
         def _(_: Any) -> None:
             sight.moved = time.monotonic()
 
+    def _disconnected(self, client: viser.ClientHandle) -> None:
+        self._sights.pop(client.client_id, None)
+
     def _paint(self) -> None:
         """Draw what is out of date, coarse while a camera moves and then fine, until the viewer closes."""
         with _beside(self.field.box.device):
@@ -273,20 +276,22 @@ class Viewer:
         return to_bytes(out.opacity)
 
 
-def check_port(host: str, port: int, option: str = "--port") -> None:
+def check_port(host: str, port: int, option: str = "port") -> None:
     """Refuse an address that cannot be listened on.
 
     Raises:
         UserError: what is wrong with it.
     """
     if not 1 <= port <= 65535:
-        raise UserError(f"{option} {port}: it must be between 1 and 65535")
+        raise UserError(f"{setting(option)} {port}: it must be between 1 and 65535")
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        raise UserError(f"the viewer cannot listen on {host}:{port}: {error.strerror}; give another {option}") from None
+        raise UserError(
+            f"the viewer cannot listen on {host}:{port}: {error.strerror}; give another {setting(option)}"
+        ) from None
 
 
 def _beside(device: torch.device) -> contextlib.AbstractContextManager[Any]:

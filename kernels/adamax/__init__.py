@@ -1,0 +1,110 @@
+"""`adamax_step` and `adam_step`: update, zeroing of the gradient, refresh of what is read from it, in one pass.
+
+Adam and Adamax are those of Kingma & Ba 2014 (arXiv 1412.6980, algorithms 1 and 2) in the form of `torch.optim`. With g
+the gradient and t the number of the step, from 1:
+
+    m <- m + (1 - beta1) (g - m)
+    Adamax:  u <- max(beta2 u, |g| + eps),            x <- x - lr / (1 - beta1^t) m / u
+    Adam:    v <- beta2 v + (1 - beta2) g^2,          x <- x - lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..bricks import bricks_shape
+from ..contract import choose_backend, implementation
+
+
+def adamax_step(
+    param: Tensor,  # [..., C] float32, contiguous
+    grad: Tensor,  # [..., C or more] float32, contiguous; zeroed
+    exp_avg: Tensor,  # like param
+    exp_inf: Tensor,  # like param
+    lr: Tensor,  # [] of any float type, on the device
+    step: Tensor,  # [] number of this step, from 1, on the device
+    *,
+    copy: Tensor | None = None,
+    bricks: Tensor | None = None,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    backend: str | None = None,
+) -> None:
+    """One step of Adamax, in place, as `torch.optim.Adamax` takes it; the gradient is zero afterwards.
+
+    Args:
+        copy: half-precision copy of param to refresh, [..., C or more].
+        bricks: maxima of a density [D, H, W] to refresh, as from `brick_maximum`; for the step before a picture.
+        backend: "triton" or "cpu"; default by the tensors' device.
+
+    Raises:
+        ValueError: tensors that are not contiguous or whose shapes do not fit.
+    """
+    _check(param, grad, exp_avg, exp_inf, copy, bricks)
+    backend = choose_backend(param, backend)
+    _update(param, grad, exp_avg, exp_inf, copy, bricks, lr, step, *betas, eps, False, backend)
+
+
+def adam_step(
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    lr: Tensor,
+    step: Tensor,
+    *,
+    copy: Tensor | None = None,
+    bricks: Tensor | None = None,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    backend: str | None = None,
+) -> None:
+    """One step of Adam, in place, as `torch.optim.Adam` takes it; arguments as for `adamax_step`."""
+    _check(param, grad, exp_avg, exp_avg_sq, copy, bricks)
+    backend = choose_backend(param, backend)
+    _update(param, grad, exp_avg, exp_avg_sq, copy, bricks, lr, step, *betas, eps, True, backend)
+
+
+def _check(
+    param: Tensor, grad: Tensor, first: Tensor, second: Tensor, copy: Tensor | None, bricks: Tensor | None
+) -> None:
+    like = [first, second]
+    padded = [grad] if copy is None else [grad, copy]
+    if not all(x.is_contiguous() for x in (param, *like, *padded)):
+        raise ValueError("the optimizer's tensors must be contiguous")
+    if any(x.dtype != torch.float32 for x in (param, grad, *like)):
+        raise ValueError("parameters, gradients and moments must be float32")
+    if any(x.shape != param.shape for x in like):
+        raise ValueError("the moments must have the parameter's shape")
+    if any(x.shape[:-1] != param.shape[:-1] or x.shape[-1:] < param.shape[-1:] for x in padded):
+        raise ValueError("gradient and copy must have the parameter's shape, but for padding of its last axis")
+    if bricks is not None and (param.ndim != 3 or list(bricks.shape) != bricks_shape(param)):
+        raise ValueError("bricks must be what brick_maximum returns for a density [D, H, W]")
+
+
+@torch.library.custom_op(
+    "sjc_fast::optimizer_step", mutates_args=("param", "grad", "first", "second", "copy", "bricks")
+)
+def _update(
+    param: Tensor,
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    copy: Tensor | None,
+    bricks: Tensor | None,
+    rate: Tensor,
+    step: Tensor,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    adam: bool,
+    backend: str,
+) -> None:
+    update = implementation("adamax", backend).update
+    update(param, grad, first, second, copy, bricks, rate, step, (beta1, beta2), epsilon, adam)
+
+
+@_update.register_fake
+def _(*_args: object) -> None:
+    return None

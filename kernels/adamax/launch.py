@@ -1,0 +1,45 @@
+"""How Triton takes an optimizer step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..bricks import clear_bricks
+from ..options import OPTIONS, launch
+from .kernels import BLOCK_SIZE, optimizer_kernel
+
+
+def update(
+    param: Tensor,
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    copy: Tensor | None,
+    bricks: Tensor | None,
+    rate: Tensor,
+    step: Tensor,
+    betas: tuple[float, float],
+    epsilon: float,
+    adam: bool,
+) -> None:
+    """See `sjc_fast.kernels.adamax`."""
+    row = param.shape[-1] if param.ndim else 1
+    rows = {
+        "ROW": row,
+        "GRAD_ROW": grad.shape[-1] if grad.ndim else 1,
+        "COPY_ROW": row if copy is None or not copy.ndim else copy.shape[-1],
+    }
+    height, width = param.shape[1:] if bricks is not None else (1, 1)
+    if bricks is not None:
+        clear_bricks(bricks, param.shape)
+    beta1, beta2 = betas
+    with torch.cuda.device_of(param):
+        launch(optimizer_kernel, -(-param.numel() // BLOCK_SIZE))(
+            param, grad, first, second, param if copy is None else copy, param if bricks is None else bricks,
+            rate, step, param.numel(), 1 - beta1, beta2, 1 - beta2, -math.log(beta1), -math.log(beta2), epsilon,
+            height, width, ADAM=adam, COPY=copy is not None, BRICKS=bricks is not None, **rows, BLOCK=BLOCK_SIZE,
+            **(OPTIONS | {"num_warps": 4}),
+        )  # fmt: skip

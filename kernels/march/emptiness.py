@@ -1,0 +1,27 @@
+"""The emptiness of a view from its rays' sums, and the way back: shared by the back ends of the march."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..contract import Saved, Upstream
+
+
+def count_slots(ray_slots: Tensor) -> Tensor:
+    """Sample slots of each view [V]: those of its longest ray, of [V, h, w]."""
+    return ray_slots.flatten(1).amax(1).long()
+
+
+def mean_emptiness(penalty: Tensor, slots: Tensor) -> Tensor:
+    """Mean of log(1 + beta w) over the slots of all rays [V], of the rays' sums [V, h, w]; misses count."""
+    _views, height, width = penalty.shape
+    return penalty.flatten(1).sum(1) / (slots * (height * width))
+
+
+def penalty_gradient(saved: Saved, upstream: Upstream) -> Tensor:
+    """dL/d log(1 + beta w) of a slot of each view, [V]."""
+    views, height, width = saved.depth.shape
+    if upstream.emptiness is None:
+        return torch.zeros(views, device=saved.depth.device)
+    return upstream.emptiness / (saved.slots * (height * width))

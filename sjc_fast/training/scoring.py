@@ -1,0 +1,123 @@
+"""From clean views to their weighted score: with any score model, or with kernels around a network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..kernels.noise import normal
+from ..kernels.paas import Coefficients, fused_paas_update, perturb
+from ..paas import ESTIMATORS, average_scores, denoise_copies, draw_noise, noise_shape, weigh
+from ..scores.protocol import NetworkModel, ScoreModel
+from .config import CameraConfig, TrainConfig
+from .schedule import Row
+
+
+@dataclass
+class Conditions:
+    """The encoded prompts of a run."""
+
+    prompts: Tensor  # [directions, ...] one row a direction
+    unconditional: Tensor | None  # [1, ...]; None without guidance
+
+    def of(self, row: Row) -> Tensor:
+        """The conditions of a row's views, [V, ...]."""
+        if row.blend.shape[-1] == 0:
+            return self.prompts[row.direction]
+        return torch.tensordot(row.blend.to(self.prompts), self.prompts, dims=1)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+
+def encode_prompts(
+    model: ScoreModel, prompt: str, negative: str | None, cameras: CameraConfig, device: torch.device
+) -> Conditions:
+    """Encode a prompt once for every direction, and what guidance leads away from; None without guidance."""
+    words = [""] * len(cameras.directions) if cameras.words == "none" else [f"{d.words} " for d in cameras.directions]
+    unconditional = None if negative is None else model.encode([negative]).to(device)
+    return Conditions(model.encode([before + prompt for before in words]).to(device), unconditional)
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """How scores are estimated in a run."""
+
+    estimator: str  # a key of `ESTIMATORS`
+    weighting: str  # a key of `WEIGHTS`
+    noise_samples: int
+    antithetic: bool
+    guidance: float
+    seed: int
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> ScoreSettings:
+        """What a run's configuration says of it."""
+        names = (config.score.estimator, config.weighting, config.noise_samples, config.antithetic)
+        return cls(*names, config.guidance, config.seed)
+
+
+class Scorer:
+    """The weighted PAAS of clean views with the noise of a row's step, for any score model.
+
+    Args:
+        model, conditions, settings: of the run.
+    """
+
+    fused = False
+    """Whether kernels make the network's input and the update, so that nothing waits for the host."""
+
+    def __init__(self, model: ScoreModel, conditions: Conditions, settings: ScoreSettings) -> None:
+        self.model, self.conditions, self.settings = model, conditions, settings
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, row: Row) -> Tensor:
+        """The update of views [V, C, H, W], likewise."""
+        s = self.settings
+        shape = noise_shape(x, s.noise_samples, s.antithetic)
+        noise = normal(s.seed, row.step, math.prod(shape), x.device).reshape(shape)
+        noise = draw_noise(x, s.noise_samples, s.antithetic, noise)
+        text, unconditional = self.conditions.of(row), self.conditions.unconditional
+        denoised = denoise_copies(self.model, x, row.sigma, text, unconditional, s.guidance, noise)
+        score = average_scores(x, row.sigma, denoised, noise, ESTIMATORS[s.estimator], s.antithetic)
+        return weigh(score, row.sigma, s.weighting)
+
+
+class FusedScorer(Scorer):
+    """The same around a network: two kernels and one call, with noise made where it is used."""
+
+    fused = True
+
+    def __init__(
+        self, model: NetworkModel, conditions: Conditions, settings: ScoreSettings, device: torch.device
+    ) -> None:
+        super().__init__(model, conditions, settings)
+        self.network = model
+        self.seed = torch.tensor(settings.seed, device=device)
+        self.guidance = torch.tensor(float(settings.guidance), device=device)
+
+    def __call__(self, x: Tensor, row: Row) -> Tensor:
+        s, network, unconditional = self.settings, self.network, self.conditions.unconditional
+        numbers = Coefficients(*row.coefficients)
+        options: dict[str, Any] = {"noise_samples": s.noise_samples, "antithetic": s.antithetic, "patch": network.patch}
+        noise = (self.seed, row.step)
+        doubled = unconditional is not None
+        batch = perturb(x, row.sigma, numbers.c_in, *noise, doubled=doubled, dtype=network.dtype, **options)
+        c_noise = numbers.c_noise.repeat_interleave(s.noise_samples)
+        text = self.conditions.of(row).repeat_interleave(s.noise_samples, dim=0)
+        if unconditional is not None:
+            c_noise = torch.cat([c_noise, c_noise])
+            text = torch.cat([text, unconditional.to(text).expand_as(text)])
+        answer = network.predict(batch, c_noise, text)
+        options["coefficient"] = ESTIMATORS[s.estimator]
+        return fused_paas_update(x, row.sigma, numbers, row.score_scale, answer, *noise, self.guidance, **options)
+
+
+def make_scorer(
+    model: ScoreModel, conditions: Conditions, settings: ScoreSettings, backend: str, device: torch.device
+) -> Scorer:
+    """Fused where there is a network to ask directly and the backend has kernels for what surrounds it."""
+    if backend == "triton" and isinstance(model, NetworkModel):
+        return FusedScorer(model, conditions, settings, device)
+    return Scorer(model, conditions, settings)

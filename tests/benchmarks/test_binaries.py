@@ -1,0 +1,78 @@
+"""The kernels as the compiler makes them, ahead of time and with no GPU: registers, spills, vectors, barriers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Compiled in another process: in this one the kernels may be the interpreter's."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "benchmarks.binaries", "--json", "80", "90", "100"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def of(rows, name, arch=90):
+    return [r for r in rows if r["name"].startswith(name) and r["arch"] == arch]
+
+
+@pytest.mark.slow
+def test_nothing_spills(rows):
+    assert {r["arch"] for r in rows} == {80, 90, 100}
+    assert len(of(rows, "")) == 23
+    for row in rows:
+        assert row["stack"] == row["spills"] == 0, row
+
+
+@pytest.mark.slow
+def test_registers(rows):
+    for row in rows:
+        if row["name"].startswith("march"):
+            assert row["registers"] <= (96 if "forward" in row["name"] else 128), row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [90, 100])
+def test_the_march_loads_and_reduces_by_vectors_without_barriers(rows, arch):
+    marches = [r for r in of(rows, "march", arch) if "C=3" not in r["name"] and "deterministic" not in r["name"]]
+    assert len(marches) >= 4
+    for row in marches:
+        assert row["loop_vector_loads"] == 8, row  # the features of a cell's eight corners
+        assert row["loop_loads"] in (16, 17), row  # and their densities, and a brick's
+        assert row["loop_barriers"] == 0, row
+        assert row["loop_shared"] == 0, row
+        if "backward" in row["name"]:
+            assert row["loop_vector_reductions"] == 8, row
+            assert row["loop_reductions"] == 16, row
+
+
+@pytest.mark.slow
+def test_three_channels_reduce_by_vectors_too(rows):
+    (row,) = of(rows, "march_backward fp32 C=3")
+    assert row["loop_vector_reductions"] == 8
+    assert row["loop_barriers"] == 0
+
+
+@pytest.mark.slow
+def test_ampere_loads_by_vectors(rows):
+    """It has no vector reductions; everything else holds."""
+    for row in of(rows, "march", 80):
+        assert row["loop_vector_loads"] == 8, row
+    assert all(r["loop_barriers"] == 0 for r in of(rows, "march_forward", 80))
+
+
+@pytest.mark.slow
+def test_the_optimizer_moves_sixteen_bytes_at_a_time_and_nothing_through_shared_memory(rows):
+    for arch in (80, 90, 100):
+        (row,) = of(rows, "adamax", arch)
+        assert row["shared"] == 0
+        assert row["vector_moves"] == 8  # parameter, gradient and two moments, read and written

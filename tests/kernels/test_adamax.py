@@ -1,0 +1,115 @@
+"""The fused optimizer steps against `torch.optim`."""
+
+import functools
+
+import pytest
+import torch
+
+from sjc_fast.kernels import adamax as module
+from sjc_fast.kernels.adamax import adam_step, adamax_step
+from sjc_fast.kernels.bricks import brick_maximum
+from sjc_fast.rendering.checks import DEVICE
+
+KINDS = {"adamax": (torch.optim.Adamax, "exp_inf"), "adam": (torch.optim.Adam, "exp_avg_sq")}
+
+
+@pytest.fixture(params=["triton", "cpu"])
+def step(request):
+    """The step by name, in Triton's code (interpreted where there is no GPU) or the compiled one."""
+    if request.param == "cpu" and DEVICE.type != "cpu":
+        pytest.skip("the compiled code takes CPU tensors")
+    return {
+        "adamax": functools.partial(adamax_step, backend=request.param),
+        "adam": functools.partial(adam_step, backend=request.param),
+    }
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+@pytest.mark.parametrize("shape", [(11, 5, 3), (7, 9), ()], ids=str)
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_many_steps(step, kind, shape):
+    """Parameters and both moments, with a rate that changes, gradients of all sizes, and some that are zero."""
+    optimizer, second = KINDS[kind]
+    param, twin = randn(*shape), randn(*shape).requires_grad_()
+    theirs = optimizer([twin], lr=0.05)
+    first, moment = torch.zeros_like(param), torch.zeros_like(param)
+    for k in range(1, 13):
+        lr, gradient = 0.05 / k, randn(*shape, seed=k) * 10.0 ** (k % 5 - 3)
+        gradient = torch.where(randn(*shape, seed=100 + k) < -1, 0, gradient)
+        twin.grad, theirs.param_groups[0]["lr"] = gradient.clone(), lr
+        theirs.step()
+        step[kind](param, gradient, first, moment, torch.tensor(lr, device=DEVICE), torch.tensor(k, device=DEVICE))
+        assert not bool(gradient.any())
+    # Twelve steps, each rounded a few times: a moment errs by 12 x 2 x 2^-24 = 1.4e-6 of its size (the mean of the
+    # gradient cancels, so of the gradients' size), a parameter by as much of its own. 1 - beta2 in float32 is off by
+    # 1.3e-5, and shows.
+    torch.testing.assert_close(param, twin.detach(), rtol=5e-6, atol=5e-6)
+    torch.testing.assert_close(first, theirs.state[twin]["exp_avg"], rtol=5e-6, atol=5e-6)
+    torch.testing.assert_close(moment, theirs.state[twin][second], rtol=5e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_padded_gradient_and_half_precision_copy(step, kind):
+    param, gradient = randn(5, 6, 3), torch.full((5, 6, 4), 1.0, device=DEVICE)
+    expected, plain = param.clone(), torch.ones(5, 6, 3, device=DEVICE)
+    copy = torch.full((5, 6, 4), 7.0, dtype=kind, device=DEVICE)
+    lr, k = torch.tensor(0.1, device=DEVICE), torch.tensor(1, device=DEVICE)
+    step["adamax"](param, gradient, torch.zeros_like(param), torch.zeros_like(param), lr, k, copy=copy)
+    step["adamax"](expected, plain, torch.zeros_like(param), torch.zeros_like(param), lr, k)
+    assert torch.equal(param, expected)
+    apart = copy[..., :3].contiguous().view(torch.int16).int() - param.to(kind).view(torch.int16)
+    assert int(apart.abs().max()) <= 1  # units in the last place: the interpreter cuts where the device rounds
+    assert bool((copy[..., 3] == 7).all())
+    assert not bool(gradient[..., :3].any())
+
+
+def test_a_gradient_of_nothing_moves_nothing(step):
+    param = randn(40)
+    before, zeros = param.clone(), [torch.zeros_like(param) for _ in range(3)]
+    step["adamax"](param, *zeros, torch.tensor(0.5, device=DEVICE), torch.tensor(1, device=DEVICE))
+    assert torch.equal(param, before)
+
+
+def test_a_gradient_that_is_not_finite_is_cleared_too(step):
+    param, gradient = randn(4), torch.tensor([1.0, float("inf"), float("nan"), 0.0], device=DEVICE)
+    moments = [torch.zeros_like(param) for _ in range(2)]
+    step["adamax"](param, gradient, *moments, torch.tensor(0.1, device=DEVICE), torch.tensor(1, device=DEVICE))
+    assert not bool(gradient.any())
+    assert param.isfinite().tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_brick_maxima_are_those_of_the_new_values(step, kind):
+    """Bit for bit what `brick_maximum` finds afterwards, whatever the maxima were before; lowering included."""
+    param = randn(17, 18, 23) - 6  # below the padding's 0
+    bricks = torch.full((3, 3, 3), 50.0, device=DEVICE)
+    moments = [torch.zeros_like(param) for _ in range(2)]
+    lr, k = torch.tensor(0.5, device=DEVICE), torch.tensor(1, device=DEVICE)
+    step[kind](param, randn(17, 18, 23, seed=1), *moments, lr, k, bricks=bricks)
+    assert torch.equal(bricks, brick_maximum(param, backend="triton"))
+    assert bool((bricks < 0).any())
+
+
+def test_bad_arguments():
+    param, lr, k = randn(4, 3), torch.tensor(0.1), torch.tensor(1)
+    like = [torch.zeros_like(param) for _ in range(3)]
+    with pytest.raises(ValueError, match="contiguous"):
+        adamax_step(param.T, *like, lr, k)
+    with pytest.raises(ValueError, match="moments must have the parameter's shape"):
+        adamax_step(param, like[0], like[1][:2], like[2], lr, k)
+    with pytest.raises(ValueError, match="padding of its last axis"):
+        adamax_step(param, like[0][:, :2].contiguous(), *like[1:], lr, k)
+    with pytest.raises(ValueError, match="must be float32"):
+        adam_step(param, like[0].double(), *like[1:], lr, k)
+    with pytest.raises(ValueError, match="what brick_maximum returns"):
+        adam_step(param, *like, lr, k, bricks=torch.zeros(1, 1, device=DEVICE))
+
+
+def test_opcheck(step):
+    backend = step["adamax"].keywords["backend"]
+    param, lr, k = randn(4, 3), torch.tensor(0.1, device=DEVICE), torch.tensor(1, device=DEVICE)
+    tensors = [param, *[torch.zeros_like(param) for _ in range(3)], param.half()]
+    torch.library.opcheck(module._update, (*tensors, None, lr, k, 0.9, 0.999, 1e-8, False, backend))

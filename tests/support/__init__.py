@@ -1,0 +1,1 @@
+"""What tests share: data, scenes, tiny pipelines, the command, other roundings."""
