@@ -10,11 +10,12 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 export PROMPT
 
-.PHONY: help setup train test lint format sanitize benchmark wheel clean
+.PHONY: help setup train test test-fast lint format sanitize benchmark wheel clean
 
 help:
 	@echo 'make train PROMPT="a red mushroom"   make a 3D object'
-	@echo 'make test                            linter, then every test'
+	@echo 'make test                            linter and types, then every test'
+	@echo 'make test-fast                       some tests of every room, in under two minutes'
 	@echo 'make sanitize                        the tests of the C++ code, with sanitizers'
 	@echo 'make benchmark                       pytest-benchmark timings'
 	@echo 'make wheel                           build dist/*.whl'
@@ -32,23 +33,33 @@ $(VENV)/.ready: setup.py constraints.txt
 train: setup
 	@$(BIN)/sjc-fast train --prompt "$$PROMPT" $(ARGS)
 
+# The link shows sjc_fast.kernels, which lies in kernels/, to tools that only read.
 lint: setup
+	@ln -sfn ../kernels sjc_fast/kernels
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror kernels/csrc/*
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i kernels/csrc/*
+
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+	$(PYTEST)
+
+test-fast: setup
+	$(PYTEST) -m "not slow and not browser"
 
 # The C++ code built with address and undefined-behaviour sanitizers, through all the tests that run it.
 sanitize: setup
 	SJC_FAST_CXXFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" \
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0:protect_shadow_gap=0 OMP_WAIT_POLICY=passive \
-	$(BIN)/python -m pytest tests/test_march.py tests/test_adamax.py tests/test_native.py -k "(cpu or native) and not build and not portable and not compile and not opcheck"
+	$(BIN)/python -m pytest tests/kernels -k "(cpu or native) and not build and not portable and not compile and not opcheck"
 
 benchmark: setup
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/pytest.json

@@ -19,8 +19,12 @@ setup(
     python_requires=">=3.10",
     # A top-level module named ``kernels`` would shadow a PyPI package that diffusers and transformers probe for.
     package_dir={"sjc_fast": "sjc_fast", "sjc_fast.kernels": "kernels"},
-    packages=[*find_packages(include=["sjc_fast", "sjc_fast.*"]), "sjc_fast.kernels"],
+    packages=[
+        *find_packages(include=["sjc_fast", "sjc_fast.*"], exclude=["sjc_fast.kernels", "sjc_fast.kernels.*"]),
+        *("sjc_fast." + name for name in find_packages(include=["kernels", "kernels.*"])),
+    ],
     package_data={
+        "sjc_fast": ["py.typed"],
         "sjc_fast.shapes": ["weights/*", "weights/*/*"],
         "sjc_fast.kernels": ["csrc/*"],
         "sjc_fast.runs": ["templates/*"],
@@ -61,6 +65,8 @@ setup(
             "pytest-benchmark>=4",
             "pytest-xdist>=3",
             "ruff>=0.9",
+            "pyright[nodejs]>=1.1.400",
+            "clang-format>=18",
             "build>=1.2",
             "av>=12",
             "plyfile>=1.0",
