@@ -54,7 +54,7 @@ test: lint
 test-fast: setup
 	$(PYTEST) -m "not slow and not browser"
 
-# The C++ code built with address and undefined-behaviour sanitizers, through all the tests that run it.
+# The C++ code built with address and undefined-behavior sanitizers, through all the tests that run it.
 sanitize: setup
 	SJC_FAST_CXXFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" \
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \

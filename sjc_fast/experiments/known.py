@@ -36,7 +36,7 @@ class KnownScenes:
         "outside": "mass outside the object",
         "solid": "solid mass outside it",
         "haze": "opacity beside it",
-        "offset": "offset of its centre",
+        "offset": "offset of its center",
     }
     negligible = 0.5
 

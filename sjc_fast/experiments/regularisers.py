@@ -1,4 +1,4 @@
-"""What the emptiness loss and the centre-depth loss do: floaters, and where the object stands."""
+"""What the emptiness loss and the center-depth loss do: floaters, and where the object stands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .report import Finding, draw_intervals
 from .runs import make_each
 from .statistics import format_ci, mean_exceeds, paired_difference, table_of, values_of
 
-OWN, NONE, EVEN, DEEP = "model's own", "no emptiness loss", "emptiness, no schedule", "centre depth 10"
+OWN, NONE, EVEN, DEEP = "model's own", "no emptiness loss", "emptiness, no schedule", "center depth 10"
 
 
 def variants(own: LossConfig) -> dict[str, dict[str, Any]]:
@@ -23,7 +23,7 @@ def variants(own: LossConfig) -> dict[str, dict[str, Any]]:
         NONE: base | {"emptiness_weight": 0.0},
         EVEN: base | {"emptiness_multiplier": 1.0},
         "emptiness, late weight at once": base | {"emptiness_weight": late, "emptiness_multiplier": 1.0},
-        "centre depth 0.1": base | {"depth_weight": 0.1},
+        "center depth 0.1": base | {"depth_weight": 0.1},
         DEEP: base | {"depth_weight": 10.0},
     }
 
@@ -39,12 +39,12 @@ def run(context: Context) -> Finding:
     measured = (
         f"{strays[key].capitalize()}, as a share of all of it: {format_ci(of(OWN, key))} with the model's own "
         f"settings, {format_ci(of(NONE, key))} without emptiness loss (difference {format_ci(more)}), "
-        f"{format_ci(of(EVEN, key))} without its schedule. The centre-depth loss, with weight 10, changes how far "
-        "the object's centre is off by "
+        f"{format_ci(of(EVEN, key))} without its schedule. The center-depth loss, with weight 10, changes how far "
+        "the object's center is off by "
         f"{format_ci(drift)} half sides of the box, from {format_ci(of(OWN, 'offset'))} without it."
     )
     return Finding(
-        "The emptiness loss removes floaters (section 4.3). Asked beside it: what its schedule and the centre-depth "
+        "The emptiness loss removes floaters (section 4.3). Asked beside it: what its schedule and the center-depth "
         "loss do.",
         measured,
         mean_exceeds(more),

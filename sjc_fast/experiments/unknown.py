@@ -34,7 +34,7 @@ class UnknownScenes:
 
     labels: ClassVar = {"gain": "gain by the words, dB"}
     picture_label, recognizable = labels["gain"], 0.0
-    strays: ClassVar = {"solid": "solid mass apart from the largest piece", "offset": "offset of the centre"}
+    strays: ClassVar = {"solid": "solid mass apart from the largest piece", "offset": "offset of the center"}
     negligible = 0.05
 
     def __init__(self, model: DiffusersModel, config: TrainConfig, asked: str) -> None:

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 #: What a person may want to know about the files of a run, in the order of a report.
 DESCRIPTIONS = {
     "turntable.mp4": "the object, turning",
-    "mesh.ply": "its surface, with colours",
+    "mesh.ply": "its surface, with colors",
     "mesh.glb": "its surface, with a texture",
     "mesh.obj": "its surface, with a texture",
     "field.safetensors": "the voxel field",
-    "preview.png": "four views, colour and depth",
-    "views.png": "views, colour and depth",
+    "preview.png": "four views, color and depth",
+    "views.png": "views, color and depth",
     "config.yaml": "every setting",
     "metrics.jsonl": "what was measured, a line every few steps",
     "run.json": "how the run ended, versions, times",

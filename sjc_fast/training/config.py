@@ -127,7 +127,7 @@ class ScoreConfig:
 
 @dataclass
 class LossConfig:
-    """The regularisers. The defaults are the paper's."""
+    """The losses beside the score. The defaults are the paper's."""
 
     emptiness_weight: Annotated[float, FINITE, alias("emptiness-weight")] = 1e4
     emptiness_start: Annotated[float, Range(0, 1)] = 0.5
