@@ -2,39 +2,16 @@
 
 import os
 
-import numpy as np
 import pytest
 import torch
 
 from sjc_fast.errors import name_settings_as_options
 from tests.support.browser import PROGRAM, chromium
 
-pytest_plugins = ["tests.support.rounding"]
-
 if not torch.cuda.is_available():  # the kernels then run in Triton's interpreter; it is read when they are imported
     os.environ["TRITON_INTERPRET"] = "1"
 
-
-@pytest.fixture(autouse=True, scope="session")
-def float32_arguments():
-    """The interpreter keeps float arguments of kernels in double precision; a device has them in float32: so here."""
-    if os.environ.get("TRITON_INTERPRET") != "1":
-        yield
-        return
-    import triton.language as tl
-    from triton.runtime import interpreter
-
-    convert = interpreter._implicit_cvt
-
-    def rounded(argument):
-        if isinstance(argument, float):
-            handle = interpreter.TensorHandle(np.array([argument], dtype=np.float32), tl.float32)
-            return tl.tensor(handle, tl.float32)
-        return convert(argument)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interpreter, "_implicit_cvt", rounded)
-        yield
+pytest_plugins = ["tests.support.interpreter", "tests.support.rounding"]
 
 
 @pytest.fixture(autouse=True)

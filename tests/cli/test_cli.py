@@ -20,9 +20,10 @@ from safetensors.torch import load_file, save_file
 
 from sjc_fast import UserError
 from sjc_fast.cli import _unbox, export, train
+from sjc_fast.export import video
 from sjc_fast.scores.load import embedded_folder
 from tests.support import pipelines
-from tests.support.command import COMMAND, QUICK, Inside, refused, sjc
+from tests.support.command import COMMAND, QUICK, Inside, done_inside, refused, sjc
 
 
 @pytest.fixture
@@ -134,8 +135,7 @@ def test_broken_model_folders(tmp_path, monkeypatch, inside):
 def finished(tmp_path_factory):
     """A finished run of the embedded model, three steps long."""
     folder = tmp_path_factory.mktemp("cli") / "run"
-    done = sjc("train", "--prompt", "a red cube", "--output", folder, *QUICK, cwd=folder.parent)
-    assert done.returncode == 0, done.stderr
+    done_inside("train", "--prompt", "a red cube", "--output", folder, *QUICK)
     return folder
 
 
@@ -297,7 +297,7 @@ def test_nothing_to_export_yet(finished, tmp_path, inside):
 def test_export_and_render(finished, tmp_path, inside):
     for kind in ("ply", "glb", "obj"):
         output = tmp_path / f"m.{kind}"
-        inside.run(["export", finished, "--iso", "0.1", "--format", kind, "--output", output])
+        inside.run(["export", finished, "--iso", "0.1", "--format", kind, "--texture", "256", "--output", output])
         assert output.stat().st_size > 500
     for name in ("v.png", "t.mp4"):
         inside.run(["render", finished, "--output", tmp_path / name, "--size", "32", "--frames", "3"])
@@ -326,16 +326,16 @@ def test_progress_is_shown_on_a_terminal(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_videos_that_cannot_be(finished, tmp_path):
+def test_videos_that_cannot_be(finished, tmp_path, inside, monkeypatch):
     options = ["render", finished, "--output", tmp_path / "v.mp4"]
-    refused(sjc(*options, "--path", "zigzag", cwd=tmp_path), "camera path zigzag: No such file", tmp_path)
-    without = {"IMAGEIO_FFMPEG_EXE": "/nowhere/ffmpeg"}
-    refused(sjc(*options, cwd=tmp_path, env=without), "there is no working ffmpeg: pip install", tmp_path)
-    done = sjc("train", "--prompt", "a red cube", "--output", "run", *QUICK, cwd=tmp_path, env=without)
-    assert done.returncode == 0, done.stderr
-    assert "no turntable: there is no working ffmpeg" in done.stderr
+    inside.refused([*options, "--path", "zigzag"], "camera path zigzag: No such file", tmp_path)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+    video.find_ffmpeg.cache_clear()
+    inside.refused(options, "there is no working ffmpeg: pip install", tmp_path)
+    said = inside.run(["train", "--prompt", "a red cube", "--output", "run", *QUICK])
+    assert "no turntable: there is no working ffmpeg" in said.err
     assert (tmp_path / "run" / "field.safetensors").exists()
-    assert "[!!] ffmpeg: there is no working ffmpeg" in sjc("doctor", cwd=tmp_path, env=without).stdout
+    assert "[!!] ffmpeg: there is no working ffmpeg" in inside.run(["doctor"]).out
 
 
 @pytest.mark.slow

@@ -46,8 +46,8 @@ def test_facing_is_told_from_front_and_back():
         bright, dim = torch.tensor(COLORS["white"]), torch.tensor(COLORS["white"]) / 2
         return solid(body, lambda p: torch.where(p[..., :1] * front > 0, bright, dim))
 
-    assert judge(column(-1), "a white snowman", "reference").facing
-    assert not judge(column(1), "a white snowman", "reference").facing
+    assert judge(column(-1), "a white snowman").facing
+    assert not judge(column(1), "a white snowman").facing
 
 
 def test_means():
@@ -68,22 +68,22 @@ def prior():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sigma", [0.3, 3.0, 12.0])
-def test_the_exact_score_is_the_posterior_mean(sigma):
-    """Against Bayes' rule for the background, pixel by pixel in float64."""
+def test_the_exact_score_is_the_posterior_mean():
+    """Against Bayes' rule for the background, pixel by pixel in float64, at three noise levels."""
     model = ExactScenes(torch.ones(1), {})
     view = 9  # front left
     condition = model.encode([caption("car", "yellow", view, "pink")])
     colors = torch.tensor([COLORS["yellow"], OBJECTS["car"].second("pink"), (0.7, 0.5, 0.4)])
     clean = render_views("car", direction_cameras()[view : view + 1]).paint(*colors) * 2 - 1
-    x = clean + sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
     lit, clear = condition[0, :3].double(), 1 - condition[0, 3].double()
-    precision = prior().inverse() + clear.square().sum() / sigma**2 * torch.eye(3, dtype=torch.float64)
-    pull = ((x[0].double() - lit) * clear).sum(dim=(1, 2)) / sigma**2
-    expected = lit + clear * torch.linalg.solve(precision, pull)[:, None, None]
-    answer = model.denoise(x, torch.tensor([sigma]), condition)
-    torch.testing.assert_close(answer[0].double(), expected, atol=1e-4, rtol=0)
-    assert (answer - clean).square().mean() < (0.2 * min(sigma, 2)) ** 2
+    for sigma in (0.3, 3.0, 12.0):
+        x = clean + sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+        precision = prior().inverse() + clear.square().sum() / sigma**2 * torch.eye(3, dtype=torch.float64)
+        pull = ((x[0].double() - lit) * clear).sum(dim=(1, 2)) / sigma**2
+        expected = lit + clear * torch.linalg.solve(precision, pull)[:, None, None]
+        answer = model.denoise(x, torch.tensor([sigma]), condition)
+        torch.testing.assert_close(answer[0].double(), expected, atol=1e-4, rtol=0)
+        assert (answer - clean).square().mean() < (0.2 * min(sigma, 2)) ** 2
 
 
 @pytest.mark.slow

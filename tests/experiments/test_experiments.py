@@ -54,13 +54,14 @@ def context(model, path, **changes):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 @pytest.mark.parametrize("model", ["embedded", "latents"])
 def test_small(name, model, tmp_path, capsys, request):
-    other = ["--model", request.getfixturevalue("latents"), "--prompt", "a strawberry", "--steps", "400"]
+    other = ["--model", request.getfixturevalue("latents"), "--prompt", "a strawberry"]
     folder = tmp_path / "found"
-    arguments = ["experiment", name.replace("_", "-"), "--small", "--device", "cpu", "--output", str(folder)]
+    arguments = ["experiment", name.replace("_", "-"), "--small", "--steps", "160", "--device", "cpu"]
+    arguments += ["--output", str(folder)]
     main(arguments + (other if model == "latents" else []))
     record = json.loads((folder / f"{name}.json").read_text())
     assert (record["experiment"], record["small"], record["seeds"]) == (name, True, [0])
-    assert record["settings"]["steps"] == 20
+    assert record["settings"]["steps"] == 8  # a twentieth
     assert record["prompt"] == ("a strawberry" if model == "latents" else "")
     assert record["numbers"]
     assert record["measured"] in " ".join(capsys.readouterr().out.split())

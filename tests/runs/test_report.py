@@ -13,7 +13,7 @@ from sjc_fast.runs.charts import line_chart
 from sjc_fast.runs.folder import RunFolder
 from sjc_fast.runs.journal import Journal, read_metrics, read_record
 from sjc_fast.runs.report import write_gallery, write_report
-from tests.support.command import SMALL, sjc
+from tests.support.command import SMALL, done_inside, sjc
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +21,7 @@ def finished(tmp_path_factory):
     """A small finished run, made by the command."""
     parent = tmp_path_factory.mktemp("runs")
     options = ["--steps", "24", "--log.metrics-every", "2", "--log.preview-every", "4", *SMALL]
-    done = sjc("train", "--prompt", "a red <mushroom>", "--output", "run", *options, cwd=parent)
-    assert done.returncode == 0, done.stderr
+    done_inside("train", "--prompt", "a red <mushroom>", "--output", parent / "run", *options)
     return parent / "run"
 
 

@@ -29,7 +29,7 @@ from sjc_fast.training.checkpoint import load_checkpoint
 from sjc_fast.training.config import load_yaml, merge
 from sjc_fast.training.trainer import Trainer
 from tests.support import pipelines
-from tests.support.command import COMMAND, SMALL, sjc
+from tests.support.command import COMMAND, QUICK, SMALL, Inside, done_inside, sjc
 
 
 def check_run_folder(folder, frames=5, size=48):
@@ -84,8 +84,7 @@ def test_a_stable_diffusion_folder(tmp_path, vae):
     """Latents through the VAE, or pixels; learned background; a real pipeline from disk."""
     model = pipelines.stable_diffusion(tmp_path / "model", vae=vae)
     options = ["--steps", "6", "--noise-samples", "2", "--score.estimator", "auto", "--log.metrics-every", "2"]
-    done = sjc("train", "--prompt", "a cube", "--model", model, "--output", "run", *options, *SMALL, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done_inside("train", "--prompt", "a cube", "--model", model, "--output", tmp_path / "run", *options, *SMALL)
     check_run_folder(tmp_path / "run")
     config = load_yaml(tmp_path / "run" / "config.yaml")
     assert config.guidance == 100.0  # the paper's settings, not the embedded model's
@@ -113,13 +112,13 @@ def test_weights_and_biases_when_it_is_not_there(monkeypatch):
         WandbReporter("project")
 
 
-STEPS = 60
+STEPS = 40
 OPTIONS = ["--steps", str(STEPS), "--log.checkpoint-every", "4", "--log.preview-every", "100", *SMALL]
 
 
-def start(folder, options):
+def start(options):
     return subprocess.Popen(
-        [COMMAND, "train", *options, "--output", str(folder)],
+        [COMMAND, "train", *options],
         env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -153,43 +152,46 @@ def job(request, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_and_interrupted_runs_end_bit_for_bit_like_whole_ones(job, tmp_path):
-    whole, killed, stopped = tmp_path / "whole", tmp_path / "killed", tmp_path / "stopped"
+def test_a_killed_and_interrupted_run_ends_bit_for_bit_like_a_whole_one(job, tmp_path):
+    """Killed after its first checkpoint, resumed, stopped by Ctrl-C after another, resumed again."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     done = sjc("train", *job, "--output", whole, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
-    process = start(killed, job)
-    wait_for((killed / "checkpoint.safetensors").exists, process)
+    folder = RunFolder(stopped)
+    process = start([*job, "--output", str(stopped)])
+    wait_for(folder.checkpoint.exists, process)
     process.kill()
     process.communicate()
-    assert load_checkpoint(killed / "checkpoint.safetensors").step < STEPS
-    assert not (killed / "turntable.mp4").exists()
-    done = sjc("train", "--resume", killed, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert_same_end(killed, whole)
-    assert (killed / "turntable.mp4").exists()
+    reached = load_checkpoint(folder.checkpoint).step
+    assert reached < STEPS
+    assert not folder.turntable.exists()
 
-    process = start(stopped, job)
-    wait_for((stopped / "checkpoint.safetensors").exists, process)
+    process = start(["--resume", str(stopped)])
+    wait_for(lambda: load_checkpoint(folder.checkpoint).step > reached, process)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert f"--resume {stopped}" in said
     assert "Traceback" not in said
+    assert reached < load_checkpoint(folder.checkpoint).step < STEPS
+    assert not folder.turntable.exists()
+
     done = sjc("train", "--resume", stopped, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert_same_end(stopped, whole)
+    assert folder.turntable.exists()
 
 
 @pytest.mark.slow
-def test_a_run_stopped_before_its_first_checkpoint_starts_again(tmp_path):
-    options = ["--prompt", "a red cube", "--steps", "3", *SMALL]
+def test_a_run_stopped_before_its_first_checkpoint_starts_again(tmp_path, monkeypatch, capfd):
+    options = ["--prompt", "a red cube", *QUICK]
     whole, early = tmp_path / "whole", tmp_path / "early"
-    assert sjc("train", *options, "--output", whole, cwd=tmp_path).returncode == 0
-    early.mkdir()
-    (early / "config.yaml").write_bytes((whole / "config.yaml").read_bytes())
-    done = sjc("train", "--resume", early, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    with Inside(tmp_path, monkeypatch, capfd) as inside:
+        inside.run(["train", *options, "--output", whole])
+        early.mkdir()
+        (early / "config.yaml").write_bytes((whole / "config.yaml").read_bytes())
+        inside.run(["train", "--resume", early])
     one, two = (VoxelField.load(f / "field.safetensors") for f in (whole, early))
     assert torch.equal(one.density, two.density)
 

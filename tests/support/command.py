@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -49,27 +50,37 @@ def refused(done, message, cwd=None):
         assert list(cwd.iterdir()) == []
 
 
-class Inside:
-    """The command in the test's own process: the same `main`, without importing PyTorch again.
+@contextmanager
+def process_restored():
+    """What the command changes of its process (signals, warnings) is put back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    with warnings.catch_warnings():
+        yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
-    What it changes of the process (signals, warnings) is put back.
-    """
+
+def done_inside(command, *arguments):
+    """The command in the test's own process, on its CPU."""
+    with process_restored():
+        main([command, *(str(a) for a in arguments), "--device", "cpu"])
+
+
+class Inside:
+    """The command in the test's own process: the same `main`, without importing PyTorch again."""
 
     def __init__(self, folder, monkeypatch, capfd):
         monkeypatch.chdir(folder)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
         self.capfd = capfd
+        self.restored = process_restored()
 
     def __enter__(self):
-        self.handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGHUP)}
-        self.warnings = warnings.catch_warnings()
-        self.warnings.__enter__()
+        self.restored.__enter__()
         return self
 
     def __exit__(self, *error):
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-        self.warnings.__exit__(*error)
+        self.restored.__exit__(None, None, None)
 
     def run(self, arguments):
         """It does what it is asked; what it printed."""

@@ -71,8 +71,8 @@ def test_refining_keeps_the_field():
 
 @pytest.mark.slow
 def test_the_photographs_of_a_mushroom_become_the_mushroom(tmp_path, capsys):
-    """Through the command, in a third of its steps; what all of them reach is in docs/experiments/fit.json."""
-    main(["fit", str(DATA), "--steps", "100", "--output", str(tmp_path / "run"), "--device", "cpu"])
+    """Through the command, in a quarter of its steps; what all of them reach is in docs/experiments/fit.json."""
+    main(["fit", str(DATA), "--steps", "70", "--output", str(tmp_path / "run"), "--device", "cpu"])
     said = capsys.readouterr().out
     assert "8 held-out photographs: PSNR" in said
     _, test = load_photos(DATA, 128)

@@ -26,7 +26,7 @@ from tests.support.command import COMMAND, QUICK, sjc
 from tests.support.fields import WHITE, pixel_model, sphere
 
 GRAY = (0.93, 0.93, 0.93)
-TRAIN = ["train", "--prompt", "a red ball", "--viewer", "--steps", "100000", "--log.metrics-every", "1"]
+TRAIN = ["train", "--prompt", "a red ball", "--viewer", "--steps", "20000", "--log.metrics-every", "1"]
 
 
 def free_port():
@@ -167,8 +167,8 @@ def test_a_run_is_watched_paused_and_stopped(browser, tmp_path):
     try:
         assert until(lambda: not gone(port), 120)
         page = open_page(browser, port)
-        position = lambda: int(re.search(r"step (\d+) of 100000", page.content())[1])  # noqa: E731
-        assert until(lambda: "of 100000" in page.content())
+        position = lambda: int(re.search(r"step (\d+) of 20000", page.content())[1])  # noqa: E731
+        assert until(lambda: "of 20000" in page.content())
         assert until(lambda: position() > 3)
         page.get_by_role("button", name="Pause").click()
         page.get_by_role("button", name="Resume").wait_for()
@@ -191,7 +191,7 @@ def test_a_run_is_watched_paused_and_stopped(browser, tmp_path):
     assert gone(port)
 
     resumed = sjc("train", "--resume", "run", "--viewer", "--viewer-port", port, "--steps", "7", cwd=tmp_path)
-    assert "was started with --steps 100000, now 7" in resumed.stderr  # and --viewer is free to change
+    assert "was started with --steps 20000, now 7" in resumed.stderr  # and --viewer is free to change
 
 
 @pytest.mark.slow
