@@ -20,10 +20,15 @@ _INNER = 5  # replays between two events
 
 
 class Clock:
-    """Times functions on a device: with CUDA events around the replay of a graph, so that no host time is counted."""
+    """Times functions on a device: with CUDA events around the replay of a graph, so that no host time is counted.
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    Args:
+        device: on a CPU a function is called once.
+        once: so on any device, with no graph.
+    """
+
+    def __init__(self, device: torch.device, once: bool = False) -> None:
+        self.device, self.once = device, once
         self.flush = torch.empty(FLUSH // 4 if device.type == "cuda" else 1, device=device)
 
     def samples(self, function: Callable[[], Any], repeats: int = 20) -> list[float]:
@@ -35,7 +40,7 @@ class Clock:
 
         Warm, a few replays lie between two events, and one before them keeps the device busy while the host launches.
         """
-        if self.device.type != "cuda":
+        if self.once or self.device.type != "cuda":
             return {"warm": [self._host(function)]}
         replay = capture(function)
         found = {"warm": [self._events(replay, _INNER, replay) for _ in range(repeats)]}
@@ -55,7 +60,7 @@ class Clock:
 
     def eager(self, function: Callable[[], Any], repeats: int = 5) -> list[float]:
         """Seconds of each call as a program meets them, host work and all."""
-        if self.device.type != "cuda":
+        if self.once or self.device.type != "cuda":
             return [self._host(function)]
         function()
         found = []

@@ -1,624 +1,167 @@
-"""One command that proves and times everything worth a GPU: ``python -m benchmarks.gpu [--output PATH] [--small]``.
+"""One command that proves and times everything worth a GPU: ``python -m benchmarks.gpu [--quick] [--output PATH]``.
 
-Each section writes its part of one JSON as soon as it has it, so that a run cut short still counts; a section that
-fails is recorded and the rest goes on. Without a GPU (or with --small) everything runs at toy sizes, the kernels in
-Triton's interpreter: that proves the script, and times nothing.
+It runs from a bare checkout with PyTorch, Triton and NumPy; a section that wants more says what it lacks. The sections
+come in the order of what they tell, each may take half of the time that is left (``--budget SECONDS``), and the JSON is
+written after each and when the process is asked to end, so that a run cut short still counts; a section that fails is
+recorded and the rest goes on. ``--quick`` says within two minutes whether everything works. Without a GPU (or with
+``--small``) everything runs at toy sizes, the kernels in Triton's interpreter: that proves the script and times
+nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import importlib
 import json
 import os
-import shutil
+import signal
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
-
-from sjc_fast.kernels import adamax
-from sjc_fast.kernels import bricks as skippable
-from sjc_fast.kernels import march as marching
-from sjc_fast.kernels.composite import composite
-from sjc_fast.kernels.composite import reference as composite_reference
-from sjc_fast.kernels.contract import Gradients, Scene, Upstream
-from sjc_fast.kernels.march import launch
-from sjc_fast.kernels.noise import normal
-from sjc_fast.kernels.paas import Coefficients, fused_paas_update, perturb
-from sjc_fast.kernels.trilinear import trilinear_sample
-from sjc_fast.rendering import render
-from sjc_fast.rendering.checks import (
-    FEATURE_FLIP,
-    GRADIENT,
-    SMALL,
-    VALUE,
-    doubled,
-    errors,
-    make_cameras,
-    make_field,
-    relative_rmse,
-    run,
-)
-from sjc_fast.rendering.fused import scene_of
-
-from .device import capture, measure_rates
 from .report import RESULTS
 from .session import Session
-from .work import count_work, floors
+from .verdict import TARGETS, quick_verdict, table, verdict
 
-# Triton's code, also where there is no GPU: toy sizes go through its interpreter, not through the C++ code.
-march, march_forward, march_accumulate, march_skip, adamax_step, adam_step, brick_maximum = (
-    functools.partial(function, backend="triton")
-    for function in (
-        marching.march, marching.march_forward, marching.march_accumulate, marching.march_skip,
-        adamax.adamax_step, adamax.adam_step, skippable.brick_maximum,
-    )
-)  # fmt: skip
-
-TARGETS = {
-    "paper_setting_us": 150,
-    "paper_setting_times_faster": 30,
-    "paper_setting_memory_share": 1 / 20,
-    "eight_views_fog_over_floor": 2.0,
-    "optimizer_share_of_copy": 0.70,
-    "step_ms": 8.0,
-    "ten_thousand_steps_s": 80.0,
-    "rendering_and_optimizer_share": 0.05,
-    "unet_share_of_matmul_peak_n8": 0.50,
-    "step_reserved_gb": 3.5,
-    "step_times_faster_than_plain": 6.0,
+#: Sections: their names, where their functions are, the most telling first.
+SECTIONS = {
+    "numerics": "gpu_kernels.numerics",
+    "operations": "gpu_kernels.operations",
+    "graphs": "gpu_kernels.graphs",
+    "paper": "gpu_kernels.paper_times",
+    "replays": "steps.replays",
+    "rates": "gpu_kernels.rates",
+    "reference": "gpu_kernels.reference_times",
+    "march": "gpu_kernels.march_times",
+    "step_checks": "steps.step_checks",
+    "steps": "steps.step_times",
+    "end_to_end": "steps.end_to_end",
+    "trace": "steps.trace",
+    "determinism": "gpu_kernels.determinism",
+    "plans": "gpu_kernels.plans",
+    "skipping": "gpu_kernels.skipping",
+    "sanitizer": "gpu_kernels.sanitizer",
 }
+QUICK = ("numerics", "operations", "graphs", "paper", "replays")
+#: Sections whose kernels are compiled beforehand, each line by a process of its own.
+COMPILED_APART = ("numerics", "operations", "graphs,paper,skipping", "march", "plans,determinism")
+BUDGET = {"quick": 110, "whole": 500}  # seconds
 
 
-def numerics(s: Session) -> list[dict[str, Any]]:
-    """The march, values and gradients, against the reference in float64 at production size."""
-    size, resolution = (4, 4) if s.small else (64, 100)
-    scenes = [("fog", 4, "ring"), ("solid", 4, "ring"), ("solid", 3, "ring"), ("random", 4, "inside")]
-    found = []
-    for kind, channels, where in scenes[1:3] if s.small else scenes:
-        field = s.field(kind, resolution, channels)
-        cameras = s.cameras(1 if s.small else 3) if where == "ring" else make_cameras("inside").to(s.device)
-        twin, twin_cameras, _ = doubled(field, cameras)
-        error = errors(run(field, cameras, size, "triton"), run(twin, twin_cameras, size, "reference"))
-        limits = {n: GRADIENT if n.startswith("d ") else FEATURE_FLIP if n == "features" else VALUE for n in error}
-        found.append({"scene": f"{kind}, C={channels}, {where}", "errors": error,
-                      "passes": all(error[n] < limits[n] for n in error)})  # fmt: skip
-    return found
-
-
-def operations(s: Session) -> list[dict[str, Any]]:
-    """trilinear_sample, composite and the optimizer steps against PyTorch, and how long they take."""
-    points_count, resolution, rays, samples = (200, 6, 20, 9) if s.small else (1 << 20, 100, 4096, 256)
-    device, generator = s.device, torch.Generator().manual_seed(0)
-    grid = torch.randn(resolution, resolution, resolution, 4, generator=generator).to(device)
-    points = (torch.rand(points_count, 3, generator=generator) * 2 - 1).to(device)
-
-    def plain_sample(grid, points):
-        lookup = grid.permute(3, 0, 1, 2)[None]
-        return torch.nn.functional.grid_sample(lookup, points[None, None, None], align_corners=False)[0, :, 0, 0].T
-
-    found = differentiable(s, "trilinear_sample", trilinear_sample, plain_sample, [grid, points], to=1, limit=2e-4)
-
-    density = (torch.rand(rays, samples, generator=generator) * 3).to(device)
-    features = torch.randn(rays, samples, 4, generator=generator).to(device)
-    behind, entry = torch.zeros(rays, 4, device=device), torch.ones(rays, device=device)
-    found += differentiable(
-        s,
-        "composite",
-        lambda *x: composite(*x, step=0.01).features,
-        lambda *x: composite_reference.composite(*x, step=0.01)[0],
-        [density, features, behind, entry],
-        to=3,
-        limit=1e-3,  # a weight at the gate may fall on either side of it, with a feature of size 5 or more
-    )
-    with torch.no_grad():
-        opacity = 1 - torch.exp(-(density.double() * 0.01).sum(1))
-        error = float((composite(density, features, behind, entry, step=0.01).opacity - opacity).abs().max())
-    found.append({"op": "composite, opacity", "error": error, "limit": 1e-5})
-
-    for name, step, kind in (("adamax", adamax_step, torch.optim.Adamax), ("adam", adam_step, torch.optim.Adam)):
-        param = torch.randn(resolution**3, 4, generator=generator).to(device)
-        twin = param.clone().requires_grad_()
-        theirs, moments = kind([twin], lr=0.05), [torch.zeros_like(param) for _ in range(2)]
-        rate = torch.tensor(0.05, device=device)
-        for k in range(1, 4):
-            gradient = torch.randn(param.shape, generator=generator).to(device)
-            twin.grad = gradient.clone()
-            theirs.step()
-            step(param, gradient, *moments, rate, torch.tensor(k, device=device))
-        error = float((param - twin.detach()).abs().max())
-        found.append({"op": name, "error": error, "limit": 1e-5, **time_update(s, step, resolution)})
-    found += batches(s)
-    for entry_ in found:
-        entry_["passes"] = entry_["error"] < entry_["limit"]
-    return found
-
-
-def differentiable(s: Session, name: str, mine, plain, tensors: list, to: int, limit: float) -> list[dict]:
-    """An op against its plain version in float64, values and gradients (to the first `to` tensors), and its times."""
-    leaves = [t.requires_grad_() for t in tensors[:to]]
-    exact = [t.detach().double().requires_grad_() for t in tensors]
-    out, truth = mine(*tensors), plain(*exact)
-    up = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
-    gradients = torch.autograd.grad(out, leaves, up)
-    expected = torch.autograd.grad(truth, exact[:to], up.double())
-    error = max(relative_rmse(a, b, SMALL) for a, b in zip(gradients, expected, strict=True))
-
-    def forward():
-        with torch.no_grad():
-            return mine(*tensors)
-
-    def both():
-        return torch.autograd.grad(mine(*tensors), leaves, up)
-
-    value = float((out - truth).detach().abs().max())
-    return [
-        {"op": name, "error": value, "limit": limit, "seconds": s.clock.samples(forward)},
-        {"op": f"{name}, forward and backward", "error": error, "limit": GRADIENT, "seconds": s.clock.eager(both)},
-    ]
-
-
-def batches(s: Session) -> list[dict[str, Any]]:
-    """perturb and the PAAS update against plain versions at Stable Diffusion's size, N = 1 and 8 with guidance."""
-    found = []
-    for samples in (2,) if s.small else (1, 8):
-        x = torch.randn(1, 4, *(2 * ([4] if s.small else [64])), device=s.device)
-        sigma, g = torch.tensor([2.5], device=s.device), torch.tensor(100.0, device=s.device)
-        seed, step = torch.tensor(7, device=s.device), torch.tensor(3, device=s.device)
-        numbers = epsilon_coefficients(sigma)
-        noise = normal(7, 3, samples * x.numel(), s.device).reshape(1, samples, *x.shape[1:])
-
-        def ask(x=x, sigma=sigma, numbers=numbers, seed=seed, step=step, samples=samples):
-            return perturb(x, sigma, numbers.c_in, seed, step, noise_samples=samples, doubled=True)
-
-        batch = ask()
-        exact = ((x[:, None] + 2.5 * noise) / (1 + 2.5**2) ** 0.5).flatten(0, 1)
-        error = float((batch[:samples].float() - exact).abs().max())
-        found.append({"op": f"perturb, N = {samples}", "error": error, "limit": 5e-3, "seconds": s.clock.samples(ask)})
-
-        rest = (numbers, 1 / sigma, batch, seed, step, g)
-
-        def answer(x=x, sigma=sigma, rest=rest, samples=samples):
-            return fused_paas_update(x, sigma, *rest, noise_samples=samples)
-
-        cond, uncond = batch.double().chunk(2)
-        said = (uncond + 100 * (cond - uncond)).reshape(noise.shape)
-        error = float((answer() - (noise - said).mean(1)).abs().max())
-        found.append(
-            {"op": f"paas update, N = {samples}", "error": error, "limit": 1e-3, "seconds": s.clock.samples(answer)}
-        )
-    return found
-
-
-def epsilon_coefficients(sigma: torch.Tensor) -> Coefficients:
-    """Of a network that predicts the noise, at noise levels [V]."""
-    one = torch.ones_like(sigma)
-    return Coefficients((1 + sigma**2).rsqrt(), one, 0 * one, -sigma, 500 * one)
-
-
-def time_update(s: Session, step, resolution: int) -> dict[str, Any]:
-    """One optimizer step over density-sized rows of 4, with the half-precision copy; its bytes, and the plain one."""
-    param, gradient, first, second = (torch.ones(resolution**3, 4, device=s.device) for _ in range(4))
-    copy, rate = torch.empty_like(param, dtype=torch.float16), torch.tensor(0.05, device=s.device)
-    count = torch.ones((), dtype=torch.int64, device=s.device)
-    taken = s.clock.both(lambda: step(param, gradient, first, second, rate, count, copy=copy))
-    plain = torch.optim.Adamax([param.clone().requires_grad_()], lr=0.05, foreach=True)
-    plain.param_groups[0]["params"][0].grad = gradient.clone()
-    return {
-        "bytes": param.numel() * (32 + 2),
-        "seconds": taken.get("cold", taken["warm"]),
-        "torch_adamax_seconds": s.clock.eager(plain.step),
-    }
-
-
-def determinism(s: Session) -> dict[str, Any]:
-    """Fixed-point gradients: the same bits twice, and how much slower than float32 reductions."""
-    size, resolution = (4, 4) if s.small else (64, 100)
-    field, cameras = s.field("random", resolution), s.cameras(1 if s.small else 2)
-    leaves = (field.density, field.features, field.background, field.density_scale)
-
-    def gradients(deterministic: bool):
-        out = march(tensors, height=size, width=size, step=field.step_size(),
-                    deterministic=deterministic)  # fmt: skip
-        return torch.autograd.grad(out.features.square().sum() + 1e4 * out.emptiness.sum(), leaves)
-
-    tensors = scene_of(field, cameras)
-    twice = [gradients(True) for _ in range(2)]
-    same = all(torch.equal(a, b) for a, b in zip(*twice, strict=True))
-    differences = [relative_rmse(a, b) for a, b in zip(twice[0], gradients(False), strict=True)]
-    return {
-        "passes": same and max(differences) < 1e-4,
-        "same_bits": same,
-        "relative_rmse_to_float": differences,
-        "deterministic_seconds": s.clock.eager(lambda: gradients(True)),
-        "float_seconds": s.clock.eager(lambda: gradients(False)),
-    }
-
-
-def rates(s: Session) -> dict[str, Any]:
-    """What the device can do: the figures that floors are made of."""
-    return {
-        str(r): measure_rates(s.clock, r, 1 << 12 if s.small else 1 << 22)
-        for r in ((4,) if s.small else (100, 160, 256))
-    }
-
-
-def training_step(field, cameras, size: int, half: bool):
-    """Forward, backward and optimizer of one training step as closures over persistent buffers; no autograd."""
-    scene = Scene(*(t.detach() for t in scene_of(field, cameras)))
-    masters = [t.clone() for t in (scene.density, scene.features, scene.background, scene.log_scale)]
-    density, features, background, log_scale = masters
-    reads = [t.half() if half else t.clone() for t in (density, features)]
-    tensors = Scene(*reads, background, log_scale, scene.c2w, scene.fov, scene.box)
-    device = field.box.device
-    shapes = (masters[0].shape, (*masters[0].shape, 4), (4, 4, 4), ())
-    grads = Gradients(*(torch.zeros(x, device=device) for x in shapes))
-    moments = [[torch.zeros_like(m) for _ in range(2)] for m in masters]
-    rate, count = torch.full((), 1e-5, device=device), torch.ones((), dtype=torch.int64, device=device)
-    up = torch.randn(len(cameras), 4, size, size, generator=torch.Generator().manual_seed(0)).to(device)
-    upstream = Upstream(up, emptiness=torch.full((len(cameras),), 1e4, device=device))
-    options = {"step": field.step_size(), "density_shift": field.density_shift}
-    _, saved = march_forward(tensors, height=size, width=size, **options)
-
-    def forward():
-        return march_forward(tensors, height=size, width=size, **options)
-
-    def backward():
-        march_accumulate(grads, tensors, saved, upstream, **options)
-
-    def update():
-        texture = grads.texture.permute(2, 0, 1).contiguous()
-        for i, grad in enumerate((grads.density, grads.features, texture, grads.log_scale)):
-            copy = reads[i] if half and i < 2 else None
-            adamax_step(masters[i], grad, *moments[i], rate, count, copy=copy)
-        grads.texture.zero_()
-
-    def step():
-        march_accumulate(grads, tensors, forward()[1], upstream, **options)
-        update()
-
-    buffers = {"masters": masters, "grads": grads}
-    return {"forward": forward, "backward": backward, "update": update, "step": step, **buffers}
-
-
-def march_times(s: Session) -> list[dict[str, Any]]:
-    """Forward, backward and step over sizes, grids and scenes, beside their floors."""
-    cases = [(64, 1), (64, 4), (64, 8), (256, 1)]
-    resolutions, cases = ((4,), [(4, 1)]) if s.small else ((100, 160, 256), cases)
-    found = []
-    for resolution in resolutions:
-        for size, views in cases:
-            for kind in s.kinds:
-                if s.late:
-                    return [*found, {"note": "out of time: the rest was not measured"}]
-                for half in (False, True):
-                    found.append(time_case(s, size, views, resolution, kind, half))
-                    s.result["march"] = found
-                    s.save()
-    return found
-
-
-def time_case(s: Session, size: int, views: int, resolution: int, kind: str, half: bool) -> dict[str, Any]:
-    """One row: medians in microseconds, cold and warm, floor and share, peak memory of a step beyond what it holds."""
-    field, cameras = s.field(kind, resolution), s.cameras(views)
-    work = count_work(field, cameras, size)
-    rates_here = s.result.get("rates", {}).get(str(resolution))
-    least = floors(work, field, rates_here, half) if rates_here else {}
-    parts = training_step(field, cameras, size, half)
-    row: dict[str, Any] = {"size": size, "views": views, "grid": resolution, "scene": kind,
-                           "precision": "fp16" if half else "fp32", "work": work}  # fmt: skip
-    if s.device.type == "cuda":
-        parts["step"]()
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
-        parts["step"]()
-        row["peak_bytes"] = torch.cuda.max_memory_allocated() - held
-    for name in ("forward", "backward", "update", "step"):
-        for state, taken in s.clock.both(parts[name]).items():
-            row[f"{name}_{state}_us"] = 1e6 * median(taken)
-            row.setdefault("samples_us", {})[f"{name}_{state}"] = [1e6 * t for t in taken]
-        if name in least:
-            row[f"{name}_floor_us"] = 1e6 * least[name]
-            row[f"{name}_share_of_floor"] = 1e6 * least[name] / row[f"{name}_warm_us"]
-    return row
-
-
-def reference_times(s: Session) -> list[dict[str, Any]]:
-    """The reference autograd renderer and the fused one, forward and backward, through the same public call."""
-    cases = [(4, 1, 4)] if s.small else [(64, 1, 100), (64, 8, 100)]
-    found = []
-    for size, views, resolution in cases:
-        for kind in s.kinds:
-            row = {"size": size, "views": views, "grid": resolution, "scene": kind}
-            for backend in ("reference", "triton"):
-                field, cameras = s.field(kind, resolution), s.cameras(views)
-                up = torch.ones(views, 4, size, size, device=s.device)
-
-                def both(field=field, cameras=cameras, up=up, backend=backend, size=size):
-                    field.zero_grad(set_to_none=True)
-                    out = render(field, cameras, size, backend=backend)
-                    torch.autograd.backward([out.features, out.emptiness.sum()], [up, None])
-
-                row[f"{backend}_seconds"] = s.clock.eager(both, 2 if s.small else 10)
-                if s.device.type == "cuda":
-                    field.zero_grad(set_to_none=True)
-                    torch.cuda.synchronize()
-                    torch.cuda.reset_peak_memory_stats()
-                    held = torch.cuda.memory_allocated()
-                    both()
-                    row[f"{backend}_peak_bytes"] = torch.cuda.max_memory_allocated() - held
-            found.append(row)
-    return found
-
-
-def plans(s: Session) -> list[dict[str, Any]]:
-    """Lanes and segments: which split of the rays is fastest, for the table in `march.launch.split`."""
-    sizes = [(4, 1, 4)] if s.small else [(64, 1, 100), (64, 8, 100), (256, 1, 100)]
-    choices = (2,) if s.small else (1, 2, 4, 8, 16)
-    found, usual = [], launch.split
-    try:
-        for size, views, resolution in sizes:
-            for kind in s.kinds:
-                for lanes in choices:
-                    if s.late:
-                        return [*found, {"note": "out of time: the rest was not measured"}]
-                    launch.split = lambda _rays, lanes=lanes: (lanes, lanes)
-                    parts = training_step(s.field(kind, resolution), s.cameras(views), size, half=True)
-                    row = {
-                        "size": size,
-                        "views": views,
-                        "grid": resolution,
-                        "scene": kind,
-                        "lanes": lanes,
-                        "segments": lanes,
-                    }
-                    row |= {f"{n}_us": 1e6 * median(s.clock.samples(parts[n])) for n in ("forward", "backward")}
-                    found.append(row)
-    finally:
-        launch.split = usual
-    return found
-
-
-def skipping(s: Session) -> list[dict[str, Any]]:
-    """Pictures with and without empty-space skipping: time, and the largest difference in opacity."""
-    size, resolution = (4, 9) if s.small else (512, 100)
-    found = []
-    for kind in s.kinds:
-        field, cameras = s.field(kind, resolution), s.cameras(1)
-        scene, options = scene_of(field, cameras), {"height": size, "width": size, "step": field.step_size()}
-        with torch.no_grad():
-            bricks = brick_maximum(scene.density)
-            difference = (march(scene, **options).opacity - march_skip(scene, bricks, **options).opacity).abs().max()
-            found.append({
-                "scene": kind, "size": size, "grid": resolution, "opacity_difference": float(difference),
-                "passes": float(difference) < 1e-5 * 3.5 * resolution,
-                "plain_seconds": s.clock.samples(lambda t=scene, o=options: march(t, **o)),
-                "skipping_seconds": s.clock.samples(lambda t=scene, b=bricks, o=options: march_skip(t, b, **o)),
-                "bricks_seconds": s.clock.samples(lambda t=scene: brick_maximum(t.density)),
-            })  # fmt: skip
-    return found
-
-
-def graphs(s: Session) -> dict[str, Any]:
-    """A captured step does what the eager one does, and no part of it waits for the device."""
-    if s.device.type != "cuda":
-        return {"note": "needs a GPU"}
-    field, cameras = s.field("solid", 100), s.cameras(2)
-    parts = training_step(field, cameras, 64, half=True)
-    parts["step"]()
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        parts["step"]()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    held = []
-    replay = capture(lambda: held.append(parts["forward"]()))
-    replay()
-    eager = parts["forward"]()
-    same = all(torch.equal(a, b) for a, b in zip(held[-1][:4], eager[:4], strict=True))
-    replay = capture(parts["step"])
-    before = [m.clone() for m in parts["masters"]]
-    replay()
-    torch.cuda.synchronize()
-    moved = [not torch.equal(a, b) for a, b in zip(before, parts["masters"], strict=True)]
-    finite = all(bool(m.isfinite().all()) for m in parts["masters"])
-    cleared = not any(bool(g.any()) for g in parts["grads"])
-    passes = same and all(moved) and finite and cleared
-    return {"passes": passes, "no_sync": True, "forward_same": same, "step_moved": moved, "gradients_cleared": cleared}
-
-
-def sanitizer(s: Session) -> dict[str, Any]:
-    """compute-sanitizer over small launches of every kernel."""
-    tool = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
-    if s.device.type != "cuda" or tool is None:
-        return {"note": "compute-sanitizer is not installed" if s.device.type == "cuda" else "needs a GPU"}
-    found, passes = {}, True
-    environment_ = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # so that every tensor has bounds of its own
-    for check in ("memcheck", "racecheck", "initcheck"):
-        command = [tool, "--tool", check, "--error-exitcode", "9", sys.executable, "-m", "benchmarks.gpu", "--touch"]
-        left = s.left
-        if left < 20:
-            found[check] = {"note": "out of time"}
-            continue
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=min(60, left), env=environment_
-            )
-            found[check] = {"returncode": done.returncode, "tail": done.stdout[-600:] + done.stderr[-300:]}
-            passes &= done.returncode == 0 or check == "initcheck"  # which also counts what PyTorch copies unread
-        except subprocess.TimeoutExpired:
-            found[check] = {"note": "stopped after its share of the time"}
-    return found | {"passes": passes}
-
-
-def touch() -> None:
-    """Launch every kernel once at a small size."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for kind, channels in (("solid", 4), ("random", 3)):
-        run(make_field(kind, (9, 10, 11), channels).to(device), make_cameras("outside").to(device), 9, "triton")
-    field, cameras = make_field("solid", (17, 18, 19)).to(device), make_cameras("inside").to(device)
-    render(field, cameras, 9, backend="triton", skip_empty=True)
-    training_step(field, cameras, 8, half=True)["step"]()
-    points = torch.rand(70, 3, device=device).requires_grad_()
-    trilinear_sample(field.features, points).sum().backward()
-    density = torch.rand(5, 33, device=device).requires_grad_()
-    features, behind, entry = (torch.rand(x, device=device) for x in ((5, 33, 4), (5, 4), (5,)))
-    composite(density, features, behind, entry, step=0.1).features.sum().backward()
-    x, sigma, number = (
-        torch.rand(2, 4, 6, 6, device=device),
-        torch.ones(2, device=device),
-        torch.tensor(1, device=device),
-    )
-    numbers = epsilon_coefficients(sigma)
-    batch = perturb(x, sigma, numbers.c_in, number, number, noise_samples=2, antithetic=True, doubled=True)
-    fused_paas_update(x, sigma, numbers, sigma, batch, number, number, sigma[0], noise_samples=2, antithetic=True)
-
-
-def of_steps(name: str) -> Callable[[Session], Any]:
-    """A section of steps.py, imported when it is run: it needs packages that the kernels' sections do not."""
-
-    def section(s: Session) -> Any:
-        from . import steps
-
-        return getattr(steps, name)(s)
-
-    section.__name__ = name
-    return section
-
-
-def verdict(result: dict[str, Any]) -> dict[str, Any]:
-    """The targets beside what was reached; only what was measured on a GPU is judged."""
-    if result["small"]:
-        return {"note": "toy sizes: nothing to judge"}
-    rows = [r for r in result.get("march", []) if isinstance(r, dict) and "scene" in r]
-    one = [r for r in rows if (r["size"], r["views"], r["grid"], r["precision"]) == (64, 1, 100, "fp32")]
-    eight = [r for r in rows if (r["size"], r["views"], r["scene"]) == (64, 8, "fog")]
-    judged: dict[str, Any] = {
-        "paper_setting_us": {r["scene"]: r["forward_warm_us"] + r["backward_warm_us"] for r in one},
-        "eight_views_fog_over_floor": {
-            f"{r['grid']} {r['precision']}": (r["forward_warm_us"] + r["backward_warm_us"])
-            / (r["forward_floor_us"] + r["backward_floor_us"])
-            for r in eight
-            if "forward_floor_us" in r
-        },
-    }
-    for r in result.get("reference", []):
-        if isinstance(r, dict) and r["views"] == 1:
-            key = r["scene"]
-            judged.setdefault("paper_setting_times_faster_eager", {})[key] = median(r["reference_seconds"]) / median(
-                r["triton_seconds"]
-            )
-            fused = judged["paper_setting_us"].get(key)
-            if fused:
-                faster = 1e6 * median(r["reference_seconds"]) / fused
-                judged.setdefault("paper_setting_times_faster", {})[key] = faster
-            memory = r["triton_peak_bytes"] / r["reference_peak_bytes"]
-            judged.setdefault("paper_setting_memory_share", {})[key] = memory
-    judged |= step_verdict([r for r in result.get("steps", []) if isinstance(r, dict) and "step_seconds" in r])
-    copy = result.get("rates", {}).get("100", {}).get("copy_bytes")
-    for r in result.get("operations", []):
-        if isinstance(r, dict) and "bytes" in r and copy:
-            judged.setdefault("optimizer_share_of_copy", {})[r["op"]] = r["bytes"] / median(r["seconds"]) / copy
-    return judged
-
-
-def step_verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of whole steps: the best way to take one with one noise sample, against its targets."""
-    judged: dict[str, Any] = {}
-    plain = [r for r in rows if r["mode"] == "plain"]
-    ways = {f"{r['mode']} {r['attention']}": r for r in rows if r["samples"] == 1 and r["mode"] != "plain"}
-    for way, r in ways.items():
-        seconds = median(r["step_seconds"])
-        judged.setdefault("step_ms", {})[way] = 1e3 * seconds
-        judged.setdefault("ten_thousand_steps_s", {})[way] = 1e4 * seconds
-        judged.setdefault("step_reserved_gb", {})[way] = r.get("reserved_bytes", 0) / 1e9
-        if plain:
-            faster = median(plain[0]["step_seconds"]) / seconds
-            judged.setdefault("step_times_faster_than_plain", {})[way] = faster
-        if "parts_seconds" in r:
-            ours = sum(median(r["parts_seconds"][p]) for p in ("rendering", "optimizer"))
-            judged.setdefault("rendering_and_optimizer_share", {})[way] = ours / seconds
-    for r in rows:
-        if r["samples"] == 8 and "unet_share_of_matmul_peak" in r:
-            way = f"{r['mode']} {r['attention']}"
-            judged.setdefault("unet_share_of_matmul_peak_n8", {})[way] = r["unet_share_of_matmul_peak"]
-    return judged
-
-
-SECTIONS = [rates, numerics, operations, graphs]
-SECTIONS += [of_steps(name) for name in ("step_checks", "step_times", "end_to_end", "trace")]
-SECTIONS += [determinism, reference_times, march_times, plans, skipping, sanitizer]
-NAMES = {"march_times": "march", "reference_times": "reference", "step_times": "steps"}
+class Ended(BaseException):
+    """The process was asked to end; no section that forgives its failures catches it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the sections; 1 if one failed."""
+    """Run the sections; 1 if one failed, 143 if the process was asked to end."""
+    options = parse(arguments)
+    if options.cache:
+        os.environ["TRITON_CACHE_DIR"] = str(options.cache.resolve())  # before a kernel is compiled; children inherit
+    s = Session(options.small, options.output, options.budget, once=options.once)
+    s.result |= {"targets": TARGETS, "quick": options.quick, "failed": []}
+
+    def end(*_: Any) -> None:
+        raise Ended
+
+    usual = signal.signal(signal.SIGTERM, end)
+    try:
+        if s.device.type == "cuda" and not options.once:
+            s.result["compilation"] = compile_apart(s, options.sections)
+        for name in options.sections:
+            section(s, name)
+    except (Ended, KeyboardInterrupt):
+        s.result["ended"] = "the process was asked to end"
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+        s.save()
+    conclude(s)
+    return 143 if "ended" in s.result else int(bool(s.result["failed"]))
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=RESULTS / "gpu.json")
-    parser.add_argument("--small", action="store_true", help="toy sizes: proves the script, times nothing")
-    names = [NAMES.get(f.__name__, f.__name__) for f in SECTIONS]
+    parser.add_argument("--quick", action="store_true", help=f"does everything work: {', '.join(QUICK)}")
+    parser.add_argument("--budget", type=float, help=f"seconds; {BUDGET['whole']}, or {BUDGET['quick']} with --quick")
     parser.add_argument("--only", help="sections, with commas between: the rest of a long run can be another call")
-    parser.add_argument("--touch", action="store_true", help="launch every kernel once, small, and exit")
+    parser.add_argument("--cache", type=Path, help="folder of compiled kernels, which can be kept for another call")
+    parser.add_argument("--small", action="store_true", help="toy sizes: proves the script, times nothing")
+    parser.add_argument("--once", action="store_true", help="call everything once and time nothing: to compile")
     options = parser.parse_args(arguments)
-    if options.touch:
-        touch()
-        return 0
-    chosen = options.only.split(",") if options.only else names
-    if unknown := set(chosen) - set(names):
-        parser.error(f"no section {', '.join(sorted(unknown))}: choose of {', '.join(names)}")
-    s, failed = Session(options.small, options.output), []
-    s.result["targets"] = TARGETS
-    for name, section in zip(names, SECTIONS, strict=True):
-        start = time.monotonic()
-        if name not in chosen:
-            continue
-        if s.late and section is not sanitizer:
-            s.result[name] = {"note": "out of time: not measured"}
-            continue
-        try:
-            found = section(s)
-            bad = [r for r in (found if isinstance(found, list) else [found]) if r.get("passes") is False]
-        except Exception:
-            found, bad = {"error": traceback.format_exc()}, ["error"]
-        s.result[name] = found
-        if bad:
-            failed.append(name)
-        print(f"{name}: {'FAILED' if bad else 'done'} in {time.monotonic() - start:.1f} s", flush=True)
-        if bad:
-            print(json.dumps(bad if bad != ["error"] else found, indent=1)[-2000:], flush=True)
-        s.result["verdict"], s.result["failed"] = verdict(s.result), failed
-        s.save()
+    chosen = options.only.split(",") if options.only else QUICK if options.quick else SECTIONS
+    if unknown := set(chosen) - set(SECTIONS):
+        parser.error(f"no section {', '.join(sorted(unknown))}: choose of {', '.join(SECTIONS)}")
+    options.sections = [name for name in SECTIONS if name in chosen]
+    options.budget = options.budget or BUDGET["quick" if options.quick else "whole"]
+    return options
+
+
+def section(s: Session, name: str) -> None:
+    """Run one, and keep what it found or why it did not."""
+    s.begin()
+    if s.late:
+        s.result[name] = {"note": "out of time: not measured"}
+        return
+    start = time.monotonic()
+    try:
+        module, function = SECTIONS[name].split(".")
+        found = getattr(importlib.import_module(f".{module}", __package__), function)(s)
+    except ModuleNotFoundError as error:
+        found = {"note": f"lacks {error.name}"}
+    except Exception:
+        found = {"error": traceback.format_exc()}
+    rows = found if isinstance(found, list) else [found]
+    bad = [r for r in rows if r.get("passes") is False or isinstance(r.get("error"), str)]
+    s.result[name] = found
+    s.result["failed"] += [name] * bool(bad)
+    s.save()
+    said = "FAILED" if bad else found["note"] if isinstance(found, dict) and "note" in found else "done"
+    print(f"{name}: {said}, {time.monotonic() - start:.1f} s", flush=True)
+    if bad:
+        print(json.dumps(bad, indent=1)[-2000:], flush=True)
+
+
+def compile_apart(s: Session, names: list[str]) -> dict[str, Any]:
+    """Fill Triton's cache: the sections' kernels, compiled by several processes at once."""
+    groups = [[n for n in line.split(",") if n in names] for line in COMPILED_APART]
+    start = time.monotonic()
+    running = {}
+    for group in filter(None, groups):
+        command = [sys.executable, "-m", "benchmarks.gpu", "--once", "--only", ",".join(group), "--output", os.devnull]
+        running[",".join(group)] = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+    found: dict[str, Any] = {}
+    try:
+        for group, process in running.items():
+            try:
+                _, said = process.communicate(timeout=max(1, start + s.left / 3 - time.monotonic()))
+                found[group] = "done" if process.returncode == 0 else said[-300:]
+            except subprocess.TimeoutExpired:
+                found[group] = "stopped: the rest is compiled when it is called"
+    finally:
+        for process in running.values():
+            process.kill()
+    return found | {"seconds": time.monotonic() - start}
+
+
+def conclude(s: Session) -> None:
+    """Judge, write and print what was found."""
+    if s.once:
+        return
+    try:
+        s.result["verdict"] = verdict(s.result)
+        s.result["works"] = quick_verdict(s.result)
+    except Exception:
+        s.result["verdict"] = {"error": traceback.format_exc()}
+    s.save()
     print(table(s.result))
-    print(json.dumps(s.result["verdict"], indent=1))
-    print(options.output)
-    return bool(failed)
-
-
-def table(result: dict[str, Any]) -> str:
-    """The march rows, for people: microseconds warm, and the share of the floor."""
-    lines = [f"{'case':36} {'forward':>16} {'backward':>16} {'update':>9} {'step':>16}"]
-    for r in result.get("march", []):
-        if not isinstance(r, dict) or "scene" not in r:
-            continue
-        case = f"{r['views']} x {r['size']}^2, {r['grid']}^3, {r['scene']}, {r['precision']}"
-        cells = [
-            f"{r[f'{n}_warm_us']:>9.1f} ({100 * r.get(f'{n}_share_of_floor', 0):>3.0f}%)"
-            for n in ("forward", "backward", "step")
-        ]
-        lines.append(f"{case:36} {cells[0]:>16} {cells[1]:>16} {r['update_warm_us']:>9.1f} {cells[2]:>16}")
-    return "\n".join(lines)
+    print(json.dumps({"verdict": s.result["verdict"], "works": s.result.get("works")}, indent=1))
+    print(s.output)
 
 
 if __name__ == "__main__":

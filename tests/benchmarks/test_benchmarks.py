@@ -4,6 +4,8 @@ import importlib
 import json
 import os
 import pkgutil
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 import benchmarks
-from benchmarks import gpu, pipelines, versus_sjc
+from benchmarks import gpu, gpu_kernels, pipelines, verdict, versus_sjc
 from benchmarks.steps import unet_flops
 from benchmarks.work import count_work, cpu_floors, floors
 from sjc_fast.kernels.march import march_forward
@@ -36,10 +38,14 @@ def test_the_gpu_script_at_toy_sizes(tmp_path):
     result = json.loads(output.read_text())
     assert result["small"]
     assert result["failed"] == []
+    assert set(gpu.SECTIONS) <= set(result)
     assert all(row["passes"] for row in result["numerics"] + result["operations"])
     assert result["determinism"]["passes"]
     assert {"forward_warm_us", "backward_warm_us", "step_warm_us", "step_floor_us"} <= set(result["march"][0])
     assert result["verdict"] == {"note": "toy sizes: nothing to judge"}
+    assert result["works"]["march is the reference's"]
+    assert result["works"]["Stable Diffusion's step is captured and replayed"]
+    assert result["works"]["a captured step does what the eager one does"] is None  # there is no device
     modes = {row["mode"]: row for row in result["steps"]}
     assert set(modes) == {"plain", "graph", "compiled"}
     assert {"unet", "rendering", "optimizer"} == set(modes["graph"]["parts_seconds"])
@@ -57,6 +63,36 @@ def test_one_call_can_run_some_sections_only(tmp_path):
         gpu.main(["--only", "nonsense"])
 
 
+#: Runs a module of a checkout that nothing was installed from, where only PyTorch, Triton and NumPy are to be had.
+BARE = """
+import runpy, sys
+from importlib.abc import MetaPathFinder
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        top = name.split(".")[0]
+        if top in ("accelerate diffusers imageio matplotlib safetensors scipy skimage tokenizers transformers trimesh "
+                   "tyro viser yaml").split():
+            raise ModuleNotFoundError(f"No module named {top!r}", name=top)
+sys.meta_path = [Absent(), *(f for f in sys.meta_path if "editable" not in repr(f).lower())]
+sys.path[0] = "."
+runpy.run_module("benchmarks.gpu", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+def test_the_gpu_script_in_a_bare_checkout(tmp_path):
+    for folder in ("sjc_fast", "kernels", "benchmarks"):
+        ignore = shutil.ignore_patterns("__pycache__", "weights", "results", "kernels" if folder == "sjc_fast" else "")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignore)
+    command = [sys.executable, "-c", BARE, "--small", "--only", "numerics,replays", "--output", "gpu.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert all(row["passes"] for row in result["numerics"])
+    assert result["replays"] == {"note": "lacks tyro"}
+    assert result["works"]["Stable Diffusion's step is captured and replayed"] is None
+
+
 def test_the_network_is_stable_diffusions():
     with torch.device("meta"):
         count = sum(p.numel() for p in pipelines.unet("1.5").parameters())
@@ -64,17 +100,58 @@ def test_the_network_is_stable_diffusions():
     assert round(unet_flops("1.5") / 1e12, 3) == 0.803  # as counted for the published network
 
 
+def named(name, function, monkeypatch):
+    """A section of the script's own kernels' file."""
+    monkeypatch.setattr(gpu_kernels, name, function, raising=False)
+    return f"gpu_kernels.{name}"
+
+
 @pytest.mark.slow
 def test_a_section_that_fails_is_told_and_the_rest_goes_on(tmp_path, monkeypatch):
     def broken(_session):
         raise RuntimeError("no such thing")
 
-    monkeypatch.setattr(gpu, "SECTIONS", [broken, gpu.skipping])
+    sections = {"broken": named("broken", broken, monkeypatch), "skipping": "gpu_kernels.skipping"}
+    monkeypatch.setattr(gpu, "SECTIONS", sections)
     assert gpu.main(["--small", "--output", str(tmp_path / "gpu.json")]) == 1
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert result["failed"] == ["broken"]
     assert "no such thing" in result["broken"]["error"]
     assert len(result["skipping"]) == 1
+
+
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_a_run_that_is_ended_keeps_what_it_found(tmp_path, monkeypatch, last):
+    """In any section, and what that one had found so far."""
+
+    def section(k):
+        def run(session):
+            session.result[f"s{k}"] = [{"part": 1}]
+            if k == last:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return [{"part": 1}, {"part": 2}]
+
+        return named(f"s{k}", run, monkeypatch)
+
+    monkeypatch.setattr(gpu, "SECTIONS", {f"s{k}": section(k) for k in range(3)})
+    usual = signal.getsignal(signal.SIGTERM)
+    assert gpu.main(["--small", "--output", str(tmp_path / "gpu.json")]) == 143
+    assert signal.getsignal(signal.SIGTERM) == usual
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert [len(result.get(f"s{k}", [])) for k in range(3)] == [2] * last + [1] + [0] * (2 - last)
+    assert result["ended"]
+    assert result["verdict"]
+
+
+def test_a_section_leaves_time_to_those_after_it(tmp_path, monkeypatch):
+    left = []
+    function = lambda session: left.append(session.left) or {}  # noqa: E731
+    monkeypatch.setattr(gpu, "SECTIONS", {"a": named("a", function, monkeypatch)})
+    for budget in ("300", "-1"):
+        gpu.main(["--small", "--budget", budget, "--output", str(tmp_path / "gpu.json")])
+    assert len(left) == 1
+    assert 140 < left[0] <= 150
+    assert json.loads((tmp_path / "gpu.json").read_text())["a"] == {"note": "out of time: not measured"}
 
 
 def test_the_verdict_reads_what_a_gpu_run_writes():
@@ -91,7 +168,12 @@ def test_the_verdict_reads_what_a_gpu_run_writes():
     step = {"samples": 1, "mode": "graph", "attention": "sdpa", "step_seconds": [7.5e-3], **parts}
     plain = {"samples": 1, "mode": "plain", "attention": "sdpa", "step_seconds": [60e-3]}
     result["steps"] = [plain, step, step | {"samples": 8, "unet_share_of_matmul_peak": 0.6}]
-    judged = gpu.verdict(result)
+    result["replays"] = {"passes": True, "step_ms": 7.6, "reserved_gb": 3.1}
+    judged = verdict.verdict(result)
+    works = verdict.quick_verdict(result)
+    assert works["Stable Diffusion's step is captured and replayed"] is True
+    assert works["march is the reference's"] is None
+    assert works["step_ms"] == 7.6
     assert judged["step_ms"] == {"graph sdpa": 7.5}
     assert judged["ten_thousand_steps_s"] == {"graph sdpa": 75.0}
     assert judged["step_times_faster_than_plain"] == {"graph sdpa": 8.0}
@@ -102,7 +184,7 @@ def test_the_verdict_reads_what_a_gpu_run_writes():
     assert abs(judged["paper_setting_times_faster"]["fog"] - 30) < 1e-9
     assert judged["paper_setting_memory_share"] == {"fog": 1 / 40}
     assert judged["optimizer_share_of_copy"] == {"adamax": 0.75}
-    assert set(judged) >= set(gpu.TARGETS)
+    assert set(judged) >= set(verdict.TARGETS)
 
 
 def test_the_work_that_is_counted_is_the_work_that_is_done():
