@@ -27,7 +27,7 @@ from sjc_fast import load_score_model
 from sjc_fast.kernels.paas import Coefficients, perturb
 from sjc_fast.rendering import render
 from sjc_fast.runs.settings import PRESETS, default_config
-from sjc_fast.scores.attention import use_attention, xformers_problem
+from sjc_fast.scores.attention import choose_attention, xformers_problem
 from sjc_fast.training import graphs
 from sjc_fast.training.config import TrainConfig, merge
 from sjc_fast.training.losses import upstream_gradients
@@ -54,7 +54,7 @@ def stand_in(s: Session, attention: str = "sdpa", compiled: bool = False) -> pip
     finally:
         torch.set_default_dtype(usual)
     model = pipelines.StandIn(unet, s.device, dtype)
-    model.attention = use_attention(unet, attention, s.device, dtype)
+    model.attention = choose_attention(unet, attention, s.device, dtype)
     if compiled:
         unet.compile(dynamic=False, **({"backend": "eager"} if s.small else {}))
     return model
@@ -116,6 +116,7 @@ def step_times(s: Session) -> list[dict[str, Any]]:
     ]
     cases += [(4, "graph", "sdpa"), (16, "graph", "sdpa"), (1, "graph", "xformers"), (8, "compiled", "sdpa")]
     cases += [(8, "graph", "xformers"), (8, "eager", "sdpa")]
+    cases += [(samples, "graph", kind) for samples in (1, 8) for kind in ("cudnn", "flash", "efficient")]
     for samples, mode, attention in SMALL_CASES if s.small else cases:
         case = {"samples": samples, "mode": mode, "attention": attention}
         if s.left < (120 if mode == "compiled" else 0):
@@ -140,7 +141,7 @@ def step_row(s: Session, samples: int, mode: str, attention: str) -> dict[str, A
     _fresh(s)
     began = time.perf_counter()
     run = warmed(s, model, samples, graph=mode != "eager")
-    row: dict[str, Any] = {"samples": samples, "mode": mode, "attention": model.attention}
+    row: dict[str, Any] = {"samples": samples, "mode": mode, "attention": model.attention.name}
     row |= {"start_seconds": time.perf_counter() - began, "captured": run._replay is not None}
     repeats = 1 if s.small else 20
     row["step_seconds"] = s.clock.loops(run.step, repeats)

@@ -105,8 +105,9 @@ def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None
     reporter.announce(f"{used} (change with {', '.join(map(setting, ('model', 'backend', 'device')))})")
     try:
         model = model or load_model(config, device)
-        if config.attention != "sdpa":
-            reporter.announce(f"attention {getattr(model, 'attention', 'of the model')}")
+        choice = getattr(model, "attention", None)
+        if choice and config.attention != "sdpa":
+            reporter.announce(f"attention {choice.name}")
         trainer = Trainer(config, model, device)
         if config.resume and RunFolder(config.resume).checkpoint.exists():
             trainer.restore(load_checkpoint(RunFolder(config.resume).checkpoint))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ..errors import UserError
-from .attention import check_attention, use_attention
+from .attention import AttentionChoice, check_attention, choose_attention
 from .layout import TextWithLayout, UNetWithLayout
 from .loading import FolderSettings, PartLoader, one_line
 from .lora import Lora
@@ -71,7 +71,7 @@ class DiffusersModel:
         self.latent, self.upscale, self.latent_scale = vae_source is not None, upscale, latent_scale
         self.channels = unet.config.out_channels // self.patch**2
         self.size = unet.config.sample_size * self.patch
-        self.attention = "sdpa"  # the operator that runs
+        self.attention = AttentionChoice("sdpa")
         self.most: int | None = None  # inputs that fit into one call, once more were too many
         alphas = scheduler.alphas_cumprod.double()
         self.sigmas = ((1 - alphas) / alphas).sqrt().float()
@@ -116,7 +116,8 @@ class DiffusersModel:
 
     def _ask(self, inputs: tuple[Tensor, Tensor, Tensor], size: int) -> Tensor:
         parts = zip(*(x.split(size) for x in inputs), strict=True)
-        answers = [self.unet(x, tick, text, return_dict=False)[0] for x, tick, text in parts]
+        with self.attention.active():
+            answers = [self.unet(x, tick, text, return_dict=False)[0] for x, tick, text in parts]
         return answers[0] if len(answers) == 1 else torch.cat(answers)
 
     @torch.no_grad()
@@ -209,7 +210,7 @@ def load_diffusers(
     """Load a model from a local folder or a hub id, through diffusers' and transformers' own loaders.
 
     Args:
-        attention: "sdpa" (PyTorch's) or "xformers".
+        attention: "sdpa" (PyTorch chooses), "flash", "cudnn", "efficient" or "xformers".
         compiled: compile the UNet with `torch.compile`, at its first call.
         lora: LoRA weights to add to UNet and text encoder.
 
@@ -236,7 +237,7 @@ def load_diffusers(
 
     if adapter:
         adapter.add_to_unet(unet)
-    operator = use_attention(unet, attention, torch.device(device), dtype)
+    choice = choose_attention(unet, attention, torch.device(device), dtype)
     model = DiffusersModel(
         UNetWithLayout(unet, unet.config.in_channels - unet.config.out_channels) if has_layout else unet,
         scheduler,
@@ -249,7 +250,7 @@ def load_diffusers(
         device=device,
         dtype=dtype,
     )
-    model.attention = operator
+    model.attention = choice
     if compiled:
         unet.compile(dynamic=False)
     try:

@@ -67,7 +67,7 @@ def load_score_model(
         name: "shapes" (the embedded model, no download), a diffusers-format folder, or a hub id.
         device: where it runs; default CUDA if there is one.
         dtype: precision of the network; default float16 on CUDA, float32 elsewhere.
-        attention: "sdpa" (PyTorch's) or "xformers" (an optional package).
+        attention: "sdpa" (PyTorch chooses), "flash", "cudnn", "efficient" or "xformers" (an optional package).
         compiled: compile the network with `torch.compile`, at its first call.
         lora: LoRA weights to add, a .safetensors file.
 

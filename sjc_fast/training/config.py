@@ -200,8 +200,8 @@ class TrainConfig:
     """Renderer: "auto" (triton on a CUDA device, cpu elsewhere), "triton", "cpu" or "reference"."""
     graph: bool = True
     """Replay the step as a CUDA graph, where there is a CUDA device and the fused step runs on it."""
-    attention: Literal["sdpa", "xformers"] = "sdpa"
-    """Attention of the network: PyTorch's, or that of xformers, an optional package."""
+    attention: Literal["sdpa", "flash", "cudnn", "efficient", "xformers"] = "sdpa"
+    """Attention of the network: PyTorch's own choice, one of its kernels, or xformers, an optional package."""
     compile: bool = False
     """Compile the network with torch.compile: a slower start, and faster steps."""
     precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"

@@ -9,7 +9,6 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from sjc_fast import UserError, load_score_model
-from sjc_fast.scores.attention import xformers_problem
 from sjc_fast.scores.diffusers import LATENT_TO_RGB
 from tests.support import pipelines
 
@@ -160,9 +159,3 @@ def test_the_linear_preview_needs_no_vae(folder):
     torch.testing.assert_close(preview, (truth / 2 + 0.5).clamp(0, 1))
     model.latent_scale = 0.5  # another VAE: the fit says nothing about its latents
     torch.testing.assert_close(model.preview(x), model.decode(x))
-
-
-def test_xformers_where_it_is_not_installed(folder):
-    assert "not installed" in xformers_problem()
-    with pytest.raises(UserError, match=r"attention xformers: it is not installed: pip install 'sjc-fast\[xformers\]'"):
-        load_score_model(str(folder), device="cpu", attention="xformers")

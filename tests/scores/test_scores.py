@@ -10,7 +10,6 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sjc_fast import MixtureModel, ScoreModel, UserError, load_score_model
-from sjc_fast.scores.attention import use_attention
 from sjc_fast.scores.vocabulary import Vocabulary
 from tests.support import pipelines
 
@@ -212,12 +211,3 @@ def test_vocabulary_of_second_colors():
             words.check(prompt)
     with pytest.raises(ValueError, match="parts must be words"):
         Vocabulary.read({"objects": ["cone"], "parts": ["stripe"]})
-
-
-def test_a_network_without_attention_says_so():
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (32,)}
-    unet = UNet2DConditionModel(**blocks, mid_block_type="UNetMidBlock2D", cross_attention_dim=8)
-    assert [use_attention(unet, name, torch.device("cpu"), torch.float32) for name in ("sdpa", "xformers")] == [
-        "none",
-        "none",
-    ]
