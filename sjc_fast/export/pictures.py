@@ -51,21 +51,19 @@ def take_pictures(
         cameras: V cameras.
         size: pixels a side, or height and width, of the pictures. A latent model renders 1 / upscale of it and decodes.
         background: plain color, RGB in [0, 1]; None for the field's own texture.
-        decoded: through the model's decoder; else its cheap preview, enlarged.
+        decoded: through the model's decoder; else its cheap preview, which may have the size of the latents.
         rays: a rendered pixel and axis; their mean is what is decoded.
 
     Returns:
-        rgb [V, 3, height, width] and depth shading [V, 1, h, w], as rendered, both in [0, 1]; near is bright, nothing
-        is black.
+        rgb [V, 3, height, width] (or as the preview has it) and depth shading [V, 1, h, w], as rendered, both in
+        [0, 1]; near is bright, nothing is black.
     """
     wanted = (size, size) if isinstance(size, int) else size
     coarse = tuple(math.ceil(n / model.upscale) for n in wanted)
     out = look(field, cameras, (coarse[0] * rays, coarse[1] * rays), background, backend)
     features, depth, opacity = (avg_pool2d(x, rays) for x in (out.features, out.depth[:, None], out.opacity[:, None]))
     rgb = model.decode(features) if decoded else model.preview(features)
-    factor = coarse[0] * model.upscale // rgb.shape[-2]  # a preview may have a latent's size
-    rgb = rgb.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
-    if rgb.shape[-2:] != wanted:  # which is no multiple of upscale
+    if decoded and rgb.shape[-2:] != wanted:  # which is no multiple of upscale
         rgb = interpolate(rgb, wanted, mode="bilinear", antialias=True)
     return rgb, shade_depth(depth[:, 0], opacity[:, 0], cameras, field.box)[:, None]
 

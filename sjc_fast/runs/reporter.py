@@ -42,7 +42,7 @@ class Reporter:
         """What step `position` measured, by name, every few steps; it comes when the device has got there."""
 
     def preview(self, position: int, picture: Tensor) -> None:
-        """After every preview, [3, H, W] in [0, 1]."""
+        """After every preview, [3, H, W] in [0, 1]; called by the thread that encodes and writes."""
 
     def note(self, message: str) -> None:
         """Something that people should know."""

@@ -20,7 +20,7 @@ SMALLEST_VIEW, SMALLEST_TURNTABLE = 128, 256  # pixels a side
 
 
 def take_preview(trainer: Trainer, decoded: bool = True) -> Tensor:
-    """Four views, RGB above depth, [3, H, W]; of a latent model, decoded or nearly so."""
+    """Four views, RGB above depth, [3, H, W]; of a latent model, decoded, or nearly so at the size of the latents."""
     config, model = trainer.config, trainer.model
     cameras = ring(4, config.log.elevation, *config.cameras.lens).to(trainer.device)
     size, backdrop = trainer.size * model.upscale, config.field.backdrop

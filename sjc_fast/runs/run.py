@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import UserError, setting
 from ..export.pictures import save_picture
@@ -28,6 +29,7 @@ from .report import write_report
 from .reporter import Reporter
 from .results import take_preview, write_results
 from .settings import check_words, limit_memory, network_dtype, pick_device
+from .writer import BackgroundWriter
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
@@ -118,7 +120,8 @@ def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None
         try:
             reporter.start(trainer, folder.path)
             with journal.ending(trainer, Interrupted, device=_device_name(device), renderer=backend):
-                train(trainer, folder, reporter, journal)
+                with BackgroundWriter() as writer:
+                    train(trainer, folder, reporter, journal, writer)
                 journal.phase("mesh and video")
                 journal.results |= write_results(trainer, folder, reporter)
         finally:
@@ -146,14 +149,16 @@ def _device_name(device: torch.device) -> str:
     return f"the CPU, {torch.get_num_threads()} threads"
 
 
-def train(trainer: Trainer, folder: RunFolder, reporter: Reporter, journal: Journal) -> None:
+def train(trainer: Trainer, folder: RunFolder, reporter: Reporter, journal: Journal, writer: BackgroundWriter) -> None:
     """Take the steps that are left, with their regular work."""
-    readout, every = Readout(trainer.log), trainer.config.log.metrics_every
+    readout, log = Readout(trainer.log), trainer.config.log
+    checkpoints = Cadence(log.checkpoint_every, log.checkpoint_seconds)
+    previews = Cadence(log.preview_every, log.preview_seconds)
     journal.phase("training")
     with stop_requests() as stop:
         for position in trainer.remaining():
             reporter.step(position)
-            if position % every == 0:
+            if position % log.metrics_every == 0:
                 readout.send(position)
             last = position == len(trainer.schedule)
             for at, metrics in readout.arrived(everything=last):
@@ -162,7 +167,47 @@ def train(trainer: Trainer, folder: RunFolder, reporter: Reporter, journal: Jour
                 reporter.measured(at, metrics)
                 journal.measured(at, metrics)
             stopping = _wait(trainer, folder, reporter, journal, stop) or bool(stop)
-            _regular_work(trainer, folder, reporter, journal, position, stopping=stopping)
+            keep, show = stopping or last or checkpoints.due(position), last or previews.due(position)
+            if keep or show:
+                journal.phase("previews and checkpoints")
+                if keep:
+                    _save(trainer, folder)
+                if show:
+                    view = take_preview(trainer, decoded=last or log.preview == "decoded")
+                    writer.submit(_write_preview, folder, reporter, journal, position, view)
+                journal.phase("training")
+            if stopping and not last:
+                raise Interrupted(folder.path)
+
+
+class Cadence:
+    """When something regular is due: after a number of steps, or else of seconds.
+
+    Args:
+        steps: from one to the next, if they are what counts.
+        seconds: likewise.
+    """
+
+    def __init__(self, steps: int | None, seconds: float) -> None:
+        self.steps, self.seconds, self._last = steps, seconds, time.monotonic()
+
+    def due(self, position: int) -> bool:
+        """Whether it is, after step `position`; it then counts as done."""
+        if self.steps:
+            return position % self.steps == 0
+        now = time.monotonic()
+        if now - self._last < self.seconds:
+            return False
+        self._last = now
+        return True
+
+
+def _write_preview(folder: RunFolder, reporter: Reporter, journal: Journal, position: int, view: Tensor) -> None:
+    """Encode and write a preview [3, H, W], wherever it lies; not by the thread that takes the steps."""
+    view = view.cpu()
+    save_picture(view, folder.preview)
+    journal.preview(position, view)
+    reporter.preview(position, view)
 
 
 def _wait(trainer: Trainer, folder: RunFolder, reporter: Reporter, journal: Journal, stop: list[int]) -> bool:
@@ -193,27 +238,6 @@ def _save(trainer: Trainer, folder: RunFolder) -> None:
     if not trainer.is_finite():
         raise _bad_field(trainer, folder)
     save_checkpoint(folder.checkpoint, trainer.checkpoint())
-
-
-def _regular_work(
-    trainer: Trainer, folder: RunFolder, reporter: Reporter, journal: Journal, position: int, *, stopping: bool
-) -> None:
-    """Checkpoint and preview where they are due; stop where that was asked for, or at a NaN."""
-    log, last = trainer.config.log, position == len(trainer.schedule)
-    checkpoint, picture = position % log.checkpoint_every == 0, position % log.preview_every == 0
-    if not (stopping or last or checkpoint or picture):
-        return
-    journal.phase("previews and checkpoints")
-    if stopping or last or checkpoint:
-        _save(trainer, folder)
-    if last or picture:
-        view = take_preview(trainer, decoded=last or log.preview == "decoded")
-        save_picture(view, folder.preview)
-        journal.preview(position, view)
-        reporter.preview(position, view)
-    journal.phase("training")
-    if stopping and not last:
-        raise Interrupted(folder.path)
 
 
 @contextlib.contextmanager

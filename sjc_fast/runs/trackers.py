@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import queue
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ class WandbReporter(Reporter):
         if importlib.util.find_spec("wandb") is None:
             raise UserError(f"{setting('wandb')} {project}: it is not installed: pip install 'sjc-fast[wandb]'")
         self.project = project
+        # Previews come from another thread, and are sent with the next measurements: in the order of steps.
+        self._pictures: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
 
     def start(self, trainer: Trainer, folder: Path) -> None:
         import wandb
@@ -80,13 +83,20 @@ class WandbReporter(Reporter):
             raise UserError(f"{setting('wandb')} {self.project}: {' '.join(str(error).split())}") from None
 
     def measured(self, position: int, metrics: dict[str, float]) -> None:
+        self._send_pictures(position)
         self._run.log({f"train/{name}": value for name, value in metrics.items()}, step=position)
 
     def preview(self, position: int, picture: Tensor) -> None:
         import wandb
 
-        self._run.log({"preview": wandb.Image(to_bytes(picture))}, step=position)
+        self._pictures.put((position, wandb.Image(to_bytes(picture))))
+
+    def _send_pictures(self, position: int) -> None:
+        while not self._pictures.empty():
+            taken, picture = self._pictures.get()
+            self._run.log({"preview": picture}, step=max(taken, position))
 
     def close(self) -> None:
         if self._run is not None:
+            self._send_pictures(0)
             self._run.finish()

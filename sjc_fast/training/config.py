@@ -156,8 +156,12 @@ class OptimizerConfig:
 class OutputConfig:
     """What a run writes, and how often. None of it changes the result."""
 
-    checkpoint_every: Annotated[int, STEPS] = 200
-    preview_every: Annotated[int, STEPS] = 50
+    checkpoint_every: Annotated[int | None, STEPS] = None
+    """Steps from one checkpoint to the next; default by time."""
+    checkpoint_seconds: Annotated[float, POSITIVE] = 60.0
+    preview_every: Annotated[int | None, STEPS] = None
+    """Steps from one preview to the next; default by time."""
+    preview_seconds: Annotated[float, POSITIVE] = 2.0
     metrics_every: Annotated[int, STEPS] = 10
     preview: Literal["linear", "decoded"] = "linear"
     """Of a latent model, during the run: an approximation that costs nothing, or its decoder. The last is decoded."""
