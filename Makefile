@@ -10,12 +10,13 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 export PROMPT
 
-.PHONY: help setup train test test-fast lint format sanitize benchmark wheel clean
+.PHONY: help setup train test test-fast test-triton lint format sanitize benchmark wheel clean
 
 help:
 	@echo 'make train PROMPT="a red mushroom"   make a 3D object'
 	@echo 'make test                            linter and types, then every test'
 	@echo 'make test-fast                       some tests of every room, in under two minutes'
+	@echo 'make test-triton                      the kernels as the oldest Triton that is allowed compiles them'
 	@echo 'make sanitize                        the tests of the C++ code, with sanitizers'
 	@echo 'make benchmark                       pytest-benchmark timings'
 	@echo 'make wheel                           build dist/*.whl'
@@ -53,6 +54,14 @@ test: lint
 
 test-fast: setup
 	$(PYTEST) -m "not slow and not browser"
+
+# Compiled for every architecture, by another Triton than the one in use; needs no GPU.
+TRITON ?= 3.6.0
+test-triton: setup
+	[ -e $(VENV)/triton-$(TRITON) ] || $(PYTHON) -m venv $(VENV)/triton-$(TRITON)
+	$(VENV)/triton-$(TRITON)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt torch==2.13.0 triton==$(TRITON) numpy
+	SJC_BINARIES_PYTHON=$(VENV)/triton-$(TRITON)/bin/python SJC_BINARIES_ARCHS="75 80 86 89 90 100 120" \
+	$(BIN)/python -m pytest tests/benchmarks/test_binaries.py
 
 # The C++ code built with address and undefined-behavior sanitizers, through all the tests that run it.
 sanitize: setup

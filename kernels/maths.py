@@ -43,6 +43,24 @@ def color(raw):
 
 
 @triton.jit
+def cosine_of_turns(turns, quarters_back):
+    """cos(2 pi turns - quarters_back pi / 2) for 0 <= turns < 1 and 0 or 1 quarters (Cephes' cosf and sinf).
+
+    The angle is reduced while it is a number of quarter turns, which is exact: the device's own functions keep memory
+    for angles of any size, and multiply by pi first.
+    """
+    quarters = turns * 4
+    nearest = (quarters + 0.5).to(tl.int32)
+    a = (quarters - nearest.to(tl.float32)) * (PI / 2)
+    z = a * a
+    sine = a + a * z * (z * (z * -1.9515295891e-4 + 8.3321608736e-3) - 1.6666654611e-1)
+    cosine = 1 - z / 2 + z * z * (z * (z * 2.443315711809948e-5 - 1.388731625493765e-3) + 4.166664568298827e-2)
+    quadrant = (nearest + 4 - quarters_back) % 4
+    value = tl.where(quadrant % 2 == 0, cosine, sine)
+    return tl.where((quadrant == 1) | (quadrant == 2), -value, value)
+
+
+@triton.jit
 def tan(x):
     """Tangent of 0 < x < pi / 2 (Cephes' tanf)."""
     steep = x > PI / 4

@@ -32,10 +32,9 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_collection_modifyitems(config, items):
-    """What needs a GPU is left out, not skipped, where there is none."""
-    if torch.cuda.is_available():
-        return
-    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    """What needs a GPU is left out, not skipped, where there is none; and what needs the interpreter where there is."""
+    unwanted = "interpreter" if torch.cuda.is_available() else "gpu"
+    left_out = [item for item in items if item.get_closest_marker(unwanted)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..maths import PI
+from ..maths import cosine_of_turns
 from ..options import INTERPRETING
 
 BLOCK_SIZE = 1 << 14 if INTERPRETING else 128
@@ -22,8 +22,7 @@ def normal_at(i, seed, step):
     # 23 bits and a half: exact in float32, never 0 and never 1.
     first = ((tl.where(early, w0, w2) >> 9).to(tl.float32) + 0.5) * (1 / 8388608)
     second = ((tl.where(early, w1, w3) >> 9).to(tl.float32) + 0.5) * (1 / 8388608)
-    angle = 2 * PI * second
-    return tl.sqrt_rn(-2 * tl.log(first)) * tl.where(i % 2 == 0, tl.cos(angle), tl.sin(angle))
+    return tl.sqrt_rn(-2 * tl.log(first)) * cosine_of_turns(second, (i % 2).to(tl.int32))
 
 
 @triton.jit

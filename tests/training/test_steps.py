@@ -8,6 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sjc_fast import VoxelField, load_score_model
+from sjc_fast.rendering.checks import DEVICE
 from sjc_fast.scores.protocol import NetworkModel
 from sjc_fast.training import graphs
 from sjc_fast.training.checkpoint import load_checkpoint, save_checkpoint
@@ -63,8 +64,9 @@ CASES = {
 def test_the_fused_step_is_the_step_with_autograd(case, backend, request):
     """Metrics and parameters of a run, by either way; then one goes on where the other was stopped."""
     folder, config = request.getfixturevalue("latents" if case == "latents" else "pixels"), CASES[case]
-    model = load_score_model(str(folder), device="cpu")
-    runs = [Trainer(merge(config, {"backend": b}), model) for b in ("reference", backend)]
+    device = DEVICE if backend == "triton" else torch.device("cpu")
+    model = load_score_model(str(folder), device, torch.float32)
+    runs = [Trainer(merge(config, {"backend": b}), model, device) for b in ("reference", backend)]
     plain, fused = runs
     assert isinstance(plain.train_step, AutogradStep)
     assert isinstance(fused.train_step, FusedStep)
@@ -79,14 +81,14 @@ def test_the_fused_step_is_the_step_with_autograd(case, backend, request):
         assert float(error.max()) <= 2 * config.steps, name
     one, two = (run.checkpoint() for run in runs)
     assert one.optimizer.keys() == two.optimizer.keys()
-    other = Trainer(runs[0].config, model)
+    other = Trainer(runs[0].config, model, device)
     other.restore(two._replace(digest=one.digest))
     assert torch.equal(other.field.density, fused.field.density)
 
 
 def final(config, model, monkeypatch=None, stop=None, checkpoint=None):
     """A run to its end; with monkeypatch, as a recording that is replayed."""
-    run = Trainer(config, model)
+    run = Trainer(config, model, model.device)
     if checkpoint:
         run.restore(checkpoint)
     if monkeypatch:
@@ -99,6 +101,7 @@ def final(config, model, monkeypatch=None, stop=None, checkpoint=None):
 
 
 @pytest.mark.slow
+@pytest.mark.interpreter
 def test_a_recorded_step_replays_what_the_eager_one_does(latents, monkeypatch, tmp_path):
     """To the same bits, metrics included; also when stopped, kept and taken up again."""
     config = merge(CASES["latents"], {"backend": "triton", "steps": 6})
@@ -130,6 +133,7 @@ def test_a_captured_step_replays_what_the_eager_one_does(latents):
 
 
 @pytest.mark.slow
+@pytest.mark.interpreter
 def test_a_step_that_asks_the_host_runs_without_a_graph(latents, monkeypatch, caplog):
     config = merge(CASES["latents"], {"backend": "triton"})
     model = load_score_model(str(latents), device="cpu")
@@ -144,6 +148,23 @@ def test_a_step_that_asks_the_host_runs_without_a_graph(latents, monkeypatch, ca
     assert not run.graph
     assert "without a CUDA graph: aten::_local_scalar_dense asks the host" in caplog.text
     assert_same(run, eager)
+
+
+@pytest.mark.gpu
+def test_on_a_device_such_a_step_runs_without_a_graph_too(latents, monkeypatch, caplog):
+    config = merge(CASES["latents"], {"backend": "triton", "steps": 6})
+    model = load_score_model(str(latents), "cuda", torch.float32)
+    predict = type(model).predict
+
+    def nosy(self, batch, sigma, condition):
+        return predict(self, batch, sigma, condition) if float(sigma[0]) > 0 else batch
+
+    monkeypatch.setattr(type(model), "predict", nosy)
+    run = final(config, model)
+    assert run.position == 6
+    assert run._replay is None
+    assert run.is_finite()
+    assert "without a CUDA graph" in caplog.text
 
 
 class Pretended(TorchDispatchMode):
@@ -189,7 +210,7 @@ def test_half_precision_and_strong_guidance_stay_finite_and_near(latents):
     config = merge(CASES["latents"], {"backend": "triton", "guidance": 100.0, "score": {"estimator": "eq16"}})
     logs = []
     for dtype in (torch.float16, torch.float32):
-        run = final(config, load_score_model(str(latents), device="cpu", dtype=dtype), stop=1)
+        run = final(config, load_score_model(str(latents), DEVICE, dtype), stop=1)
         assert run.is_finite()
         logs.append(run.log[0])
     torch.testing.assert_close(logs[0], logs[1], rtol=0.05, atol=1e-3)

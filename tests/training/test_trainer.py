@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sjc_fast import MixtureModel, UserError
+from sjc_fast.rendering.checks import DEVICE
 from sjc_fast.rendering.rays import count_slots
 from sjc_fast.training import scoring
 from sjc_fast.training.checkpoint import load_checkpoint, save_checkpoint
@@ -23,11 +24,11 @@ def generator(seed=0):
 class ClosedForm(MixtureModel):
     """GOLDEN.md's stand-in for the network: D(z, s) = (z + s^2 p) / (1 + s^2)."""
 
-    def __init__(self, size):
+    def __init__(self, size, device="cpu"):
         super().__init__(torch.zeros(1, 4, size, size))
         self.latent = True
         y, x = torch.meshgrid(*[torch.linspace(-1, 1, size)] * 2, indexing="ij")
-        self.p = torch.stack([torch.sin((k + 2) * x + k) * torch.cos((k + 1) * y) for k in range(4)])
+        self.p = torch.stack([torch.sin((k + 2) * x + k) * torch.cos((k + 1) * y) for k in range(4)]).to(device)
 
     def denoise(self, x, sigma, condition):
         s2 = sigma[:, None, None, None] ** 2
@@ -54,28 +55,30 @@ def test_the_authors_training_run(monkeypatch, backend):
         },
         "optimizer": {"lr": float(data["lr"])},
     }
-    run = Trainer(merge(TrainConfig(), settings), ClosedForm(size))
+    device = DEVICE if backend == "triton" else torch.device("cpu")
+    run = Trainer(merge(TrainConfig(), settings), ClosedForm(size, device), device)
     run.field.load_state_dict(golden.field_of(data, "init_").state_dict())
-    cameras = [golden.camera_of(c, k, size) for c, k in zip(data["c2w"], data["K"], strict=True)]
-    monkeypatch.setattr(scoring, "normal", lambda seed, step, count, device: data["noise"][int(step)].reshape(-1))
+    cameras = [golden.camera_of(c, k, size).to(device) for c, k in zip(data["c2w"], data["K"], strict=True)]
+    noise = data["noise"].to(device)
+    monkeypatch.setattr(scoring, "normal", lambda seed, step, count, device: noise[int(step)].reshape(-1))
 
     for i, camera in enumerate(cameras):
         row = replace(
             run.schedule[i],
             c2w=camera.c2w,
             fov=camera.fov,
-            sigma=data["sigma"][i][None],
+            sigma=data["sigma"][i][None].to(device),
             slots=count_slots(camera, size, run.field.box, run.field.step_size()),
         )
         metrics = run.train_step(row)
-        theirs = data["emptiness_losses"][i] / row.loss_weights[0]
+        theirs = data["emptiness_losses"][i].to(device) / row.loss_weights[0]
         torch.testing.assert_close(metrics.emptiness, theirs, rtol=1e-4, atol=0)
 
     truth, start, lr = golden.field_of(data, "final_"), golden.field_of(data, "init_"), float(data["lr"])
     for (name, mine), (_, final), (_, first) in zip(
         run.field.named_parameters(), truth.named_parameters(), start.named_parameters(), strict=True
     ):
-        error = (mine - final).detach().abs().flatten()
+        error = (mine.cpu() - final).detach().abs().flatten()
         kept = error.sort().values[: error.numel() - error.numel() // 1000]
         change = (final - first).detach().square().mean().sqrt()
         assert float(kept.square().mean().sqrt() / change) < 2e-4, name
