@@ -10,12 +10,13 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 export PROMPT
 
-.PHONY: help setup train test test-fast test-triton lint format sanitize benchmark wheel clean
+.PHONY: help setup train test test-fast test-gpu-code test-triton lint format sanitize benchmark wheel clean
 
 help:
 	@echo 'make train PROMPT="a red mushroom"   make a 3D object'
 	@echo 'make test                            linter and types, then every test'
 	@echo 'make test-fast                       some tests of every room, in under two minutes'
+	@echo 'make test-gpu-code                    the kernels as compiled for a GPU, executed without one'
 	@echo 'make test-triton                      the kernels as the oldest Triton that is allowed compiles them'
 	@echo 'make sanitize                        the tests of the C++ code, with sanitizers'
 	@echo 'make benchmark                       pytest-benchmark timings'
@@ -54,6 +55,11 @@ test: lint
 
 test-fast: setup
 	$(PYTEST) -m "not slow and not browser"
+
+# The tests of the kernels and of the step on what Triton compiles for a GPU, its PTX executed by tests/ptx.
+EMULATE := $(PYTEST) --emulate tests/kernels tests/training/test_steps.py tests/training/test_trainer.py -k "not cpu and not native and not noise"
+test-gpu-code: setup
+	$(EMULATE)
 
 # Compiled for every architecture, by another Triton than the one in use; needs no GPU.
 TRITON ?= 3.6.0

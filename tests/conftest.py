@@ -1,6 +1,7 @@
 """Settings of the whole test run."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -8,10 +9,28 @@ import torch
 from sjc_fast.errors import name_settings_as_options
 from tests.support.browser import PROGRAM, chromium
 
-if not torch.cuda.is_available():  # the kernels then run in Triton's interpreter; it is read when they are imported
+if "--emulate" in sys.argv:
+    os.environ["SJC_EMULATE"] = "1"  # for the processes that share the tests, too
+EMULATED = "SJC_EMULATE" in os.environ
+if EMULATED:  # before anything imports Triton or the kernels
+    os.environ.pop("TRITON_INTERPRET", None)
+    from tests.ptx import device
+
+    device.install(int(os.environ.get("SJC_EMULATE_ARCH", "90")))
+    device.load_kernels()
+elif not torch.cuda.is_available():  # the kernels run in Triton's interpreter; it is read when they are imported
     os.environ["TRITON_INTERPRET"] = "1"
 
 pytest_plugins = ["tests.support.interpreter", "tests.support.rounding"]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--emulate", action="store_true", help="kernels compiled, and their PTX run by tests/ptx")
+
+
+def pytest_terminal_summary(terminalreporter):
+    if EMULATED and device.LAUNCHES:
+        terminalreporter.write_line(f"emulated launches: {device.LAUNCHES}")
 
 
 @pytest.fixture(autouse=True)
