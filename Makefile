@@ -57,7 +57,9 @@ test-fast: setup
 	$(PYTEST) -m "not slow and not browser"
 
 # The tests of the kernels and of the step on what Triton compiles for a GPU, its PTX executed by tests/ptx.
-EMULATE := $(PYTEST) --emulate tests/kernels tests/training/test_steps.py tests/training/test_trainer.py -k "not cpu and not native and not noise"
+# Some of them: SELECT='-m "not slow"'.
+SELECT ?=
+EMULATE = $(PYTEST) --emulate tests/kernels tests/training/test_steps.py tests/training/test_trainer.py -k "not cpu and not native and not noise" $(SELECT)
 test-gpu-code: setup
 	$(EMULATE)
 

@@ -342,15 +342,16 @@ def reference_times(s: Session) -> list[dict[str, Any]]:
 def plans(s: Session) -> list[dict[str, Any]]:
     """Lanes and segments: which split of the rays is fastest, for the table in `march.launch.split`."""
     sizes = [(4, 1, 4)] if s.small else [(64, 1, 100), (64, 8, 100), (256, 1, 100)]
-    choices = (2,) if s.small else (1, 2, 4, 8, 16)
+    choices = [(2, 2)] if s.small else [(n, n) for n in (1, 2, 4, 8, 16, 32)]
+    choices += [] if s.small else [(16, 8), (32, 8), (32, 16), (8, 16), (8, 32), (16, 32)]
     found, usual = [], launch.split
     try:
         for size, views, resolution in sizes:
             for kind in s.kinds:
-                for lanes in choices:
+                for lanes, segments in choices:
                     if s.late:
                         return [*found, {"note": "out of time: the rest was not measured"}]
-                    launch.split = lambda _rays, lanes=lanes: (lanes, lanes)
+                    launch.split = lambda _rays, plan=(lanes, segments): plan
                     parts = training_step(s.field(kind, resolution), s.cameras(views), size, half=True)
                     row = {
                         "size": size,
@@ -358,7 +359,7 @@ def plans(s: Session) -> list[dict[str, Any]]:
                         "grid": resolution,
                         "scene": kind,
                         "lanes": lanes,
-                        "segments": lanes,
+                        "segments": segments,
                     }
                     row |= {f"{n}_us": 1e6 * median(s.clock.samples(parts[n])) for n in ("forward", "backward")}
                     found.append(row)

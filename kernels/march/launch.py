@@ -19,10 +19,10 @@ FORWARD_REGISTERS, BACKWARD_REGISTERS = 96, 128  # at most, a thread
 
 
 def split(rays: int) -> tuple[int, int]:
-    """Lanes a ray has forward, and segments backward, so that `FULL` lanes are busy; powers of two up to 16."""
+    """Lanes a ray has forward, and segments backward, so that `FULL` lanes are busy; powers of two up to 32."""
     if INTERPRETING:  # which pays by the operation, not by the lane
         return 4, 16
-    lanes = 2 ** max(0, min(4, math.ceil(math.log2(FULL / max(1, rays)))))
+    lanes = 2 ** max(0, min(5, math.ceil(math.log2(FULL / max(1, rays)))))
     return lanes, lanes
 
 

@@ -45,11 +45,16 @@ class Row:
         return Cameras(self.c2w, self.fov)
 
 
-@dataclass(frozen=True)
 class Schedule:
-    """All rows of a run, stacked: the fields of `Row` with a leading [steps]."""
+    """All rows of a run.
 
-    rows: Row
+    Args:
+        rows: stacked, the fields of `Row` with a leading [steps].
+    """
+
+    def __init__(self, rows: Row) -> None:
+        self.rows = rows
+        self._packed, self._places = _pack(rows)
 
     def __len__(self) -> int:
         return len(self.rows.step)
@@ -59,11 +64,29 @@ class Schedule:
 
     def at(self, counter: Tensor) -> Row:
         """The row of a step whose number the device holds, [1] int64: nothing is read on the host."""
-        return Row(*(getattr(self.rows, f.name).index_select(0, counter)[0] for f in fields(Row)))
+        found = {kind: table.index_select(0, counter)[0] for kind, table in self._packed.items()}
+        parts = ((found[kind][start : start + math.prod(shape)], shape) for kind, start, shape in self._places)
+        return Row(*(part.view(shape) for part, shape in parts))
 
     def to(self, device: torch.device | str) -> Schedule:
         """The same schedule on another device."""
         return Schedule(Row(*(getattr(self.rows, f.name).to(device) for f in fields(Row))))
+
+
+Place = tuple[torch.dtype, int, tuple[int, ...]]
+
+
+def _pack(rows: Row) -> tuple[dict[torch.dtype, Tensor], list[Place]]:
+    """A table of each type, [steps, numbers], so that a step is one look-up in each; and where in a row the fields lie:
+    type, first number, shape. Fields begin at multiples of 16 bytes, as kernels like their tensors."""
+    columns: dict[torch.dtype, list[Tensor]] = {}
+    places: list[Place] = []
+    for f in fields(Row):
+        field: Tensor = getattr(rows, f.name)
+        numbers, before = field.reshape(len(field), math.prod(field.shape[1:])), columns.setdefault(field.dtype, [])
+        places.append((field.dtype, sum(part.shape[1] for part in before), tuple(field.shape[1:])))
+        before.append(torch.nn.functional.pad(numbers, (0, -numbers.shape[1] % (16 // field.element_size()))))
+    return {kind: torch.cat(parts, dim=1) for kind, parts in columns.items()}, places
 
 
 #: Every random quantity of a run has a stream of its own, so that changing how one is drawn leaves the others alone.

@@ -104,14 +104,19 @@ class FusedScorer(Scorer):
         noise = (self.seed, row.step)
         doubled = unconditional is not None
         batch = perturb(x, row.sigma, numbers.c_in, *noise, doubled=doubled, dtype=network.dtype, **options)
-        c_noise = numbers.c_noise.repeat_interleave(s.noise_samples)
-        text = self.conditions.of(row).repeat_interleave(s.noise_samples, dim=0)
+        c_noise = _repeated(numbers.c_noise, s.noise_samples)
+        text = _repeated(self.conditions.of(row), s.noise_samples)
         if unconditional is not None:
-            c_noise = torch.cat([c_noise, c_noise])
+            c_noise = c_noise.expand(2, -1).reshape(-1)
             text = torch.cat([text, unconditional.to(text).expand_as(text)])
         answer = network.predict(batch, c_noise, text)
         options["coefficient"] = ESTIMATORS[s.estimator]
         return fused_paas_update(x, row.sigma, numbers, row.score_scale, answer, *noise, self.guidance, **options)
+
+
+def _repeated(x: Tensor, times: int) -> Tensor:
+    """[V, ...] to [V times, ...], every row so often; a view of it where that is possible."""
+    return x[:, None].expand(len(x), times, *x.shape[1:]).flatten(0, 1)
 
 
 def make_scorer(

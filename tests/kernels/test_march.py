@@ -155,7 +155,7 @@ def test_rays_along_faces_and_rays_that_miss(code, camera):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plan", [(1, 1), (16, 4)], ids=str)
+@pytest.mark.parametrize("plan", [(1, 1), (16, 4), (32, 8)], ids=str)
 def test_lanes_and_segments_change_nothing_but_rounding(monkeypatch, plan):
     field, cameras = make_field("random").to(DEVICE), make_cameras("outside")[:1].to(DEVICE)
     usual = run(field, cameras, (8, 11), "triton")
@@ -174,7 +174,7 @@ def test_split_fills_the_device(monkeypatch):
     assert split(64 * 64) == (16, 16)
     assert split(8 * 64 * 64) == (2, 2)
     assert split(512 * 512) == (1, 1)
-    assert split(1) == (16, 16)
+    assert split(1) == (32, 32)
 
 
 def test_a_batch_is_its_views(code):
