@@ -3,7 +3,7 @@
 It runs from a bare checkout with PyTorch, Triton and NumPy; a section that wants more says what it lacks. The sections
 come in the order of what they tell, each may take half of the time that is left (``--budget SECONDS``), and the JSON is
 written after each and when the process is asked to end, so that a run cut short still counts; a section that fails is
-recorded and the rest goes on. ``--quick`` says within two minutes whether everything works. Without a GPU (or with
+recorded and the rest goes on. ``--quick`` says in a budget of 110 s whether everything works. Without a GPU (or with
 ``--small``) everything runs at toy sizes, the kernels in Triton's interpreter: that proves the script and times
 nothing.
 """
