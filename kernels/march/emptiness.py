@@ -1,11 +1,11 @@
-"""The emptiness of a view from its rays' sums, and the way back: shared by the back ends of the march."""
+"""A rendering from what the rays left, its emptiness, and the way back: shared by the back ends of the march."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..contract import Saved, Upstream
+from ..contract import Rendering, Saved, Upstream
 
 
 def count_slots(ray_slots: Tensor) -> Tensor:
@@ -17,6 +17,23 @@ def mean_emptiness(penalty: Tensor, slots: Tensor) -> Tensor:
     """Mean of log(1 + beta w) over the slots of all rays [V], of the rays' sums [V, h, w]; misses count."""
     _views, height, width = penalty.shape
     return penalty.flatten(1).sum(1) / (slots * (height * width))
+
+
+def gather_results(
+    features: Tensor,
+    depth: Tensor,
+    opacity: Tensor,
+    penalty: Tensor,
+    d_emptiness: Tensor,
+    ray_slots: Tensor,
+    stop: Tensor,
+    state: Tensor,
+    slots: Tensor | None,
+) -> tuple[Rendering, Saved]:
+    """What a march returns, from what its rays wrote; `slots` [V] are counted where they are not given."""
+    counted = count_slots(ray_slots) if slots is None else slots.clone()
+    rendering = Rendering(features, depth, opacity, mean_emptiness(penalty, counted))
+    return rendering, Saved(features, depth, opacity, d_emptiness, stop, counted, state)
 
 
 def penalty_gradient(saved: Saved, upstream: Upstream) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..contract import Gradients, Quadrature, Rendering, Saved, Scene, Upstream
 from ..options import INTERPRETING, OPTIONS, launch
 from . import kernels
-from .emptiness import count_slots, mean_emptiness, penalty_gradient
+from .emptiness import gather_results, penalty_gradient
 
 #: Lanes that fill a large GPU: rays are split, forward over neighboring lanes, backward into segments, to reach it.
 FULL = 1 << 16
@@ -33,6 +33,11 @@ def tile_of(rays: int, width: int) -> dict[str, int]:
         return {"TILE_H": side, "TILE_W": side}
     tile_h = 2 ** (int(math.log2(rays)) // 2)
     return {"TILE_H": tile_h, "TILE_W": rays // tile_h}
+
+
+def count_tiles(tile: dict[str, int], height: int, width: int) -> int:
+    """Programs that cover a view."""
+    return triton.cdiv(height, tile["TILE_H"]) * triton.cdiv(width, tile["TILE_W"])
 
 
 def chunks_between_tests(segments: int) -> int:
@@ -63,7 +68,7 @@ def forward(
     state = torch.empty(2, views, segments - 1, 4 * height * width, **new)
     if views:
         tile = tile_of(32 // lanes, width)
-        tiles = triton.cdiv(height, tile["TILE_H"]) * triton.cdiv(width, tile["TILE_W"])
+        tiles = count_tiles(tile, height, width)
         with torch.cuda.device_of(scene.density):
             launch(kernels.march_forward, tiles, views)(
                 *_contiguous(scene), scene.density if bricks is None else bricks,
@@ -73,9 +78,7 @@ def forward(
                 TEXTURE=scene.background.ndim == 3, SKIP=bricks is not None, SEGMENTS=segments, LANES=lanes,
                 TEST=chunks_between_tests(segments), **tile, **OPTIONS, maxnreg=FORWARD_REGISTERS,
             )  # fmt: skip
-    counted = count_slots(ray_slots) if slots is None else slots.clone()
-    rendering = Rendering(features, depth, opacity, mean_emptiness(penalty, counted))
-    return rendering, Saved(features, depth, opacity, d_emptiness, stop, counted, state)
+    return gather_results(features, depth, opacity, penalty, d_emptiness, ray_slots, stop, state, slots)
 
 
 def backward(
@@ -93,7 +96,7 @@ def backward(
     if not views:
         return
     tile = tile_of(32, width)
-    tiles = triton.cdiv(height, tile["TILE_H"]) * triton.cdiv(width, tile["TILE_W"])
+    tiles = count_tiles(tile, height, width)
     span = segments if INTERPRETING else 1
     unused = saved.features  # an address that a kernel gets and does not read
     with torch.cuda.device_of(scene.density):

@@ -7,7 +7,7 @@ from torch.nn.functional import softplus
 
 from ..contract import Gradients, Quadrature, Rendering, Saved, Scene, Upstream
 from ..native import load
-from .emptiness import count_slots, mean_emptiness, penalty_gradient
+from .emptiness import gather_results, penalty_gradient
 
 
 def split(_rays: int) -> tuple[int, int]:
@@ -35,10 +35,8 @@ def forward(
     features, depth, opacity, penalty, d_emptiness, ray_slots, stop = load().march_forward(
         *scene._replace(features=scene.features[..., :channels]), empty, height, width, *quadrature
     )
-    counted = count_slots(ray_slots) if slots is None else slots.clone()
     state = features.new_empty(2, len(scene.c2w), segments - 1, 4 * height * width)
-    rendering = Rendering(features, depth, opacity, mean_emptiness(penalty, counted))
-    return rendering, Saved(features, depth, opacity, d_emptiness, stop, counted, state)
+    return gather_results(features, depth, opacity, penalty, d_emptiness, ray_slots, stop, state, slots)
 
 
 def backward(

@@ -374,13 +374,8 @@ def saturated(whole: np.ndarray, kind: np.dtype) -> np.ndarray:
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 
-def memory_form(opcode: tuple[str, ...]) -> tuple[str, str]:
-    """Space and type of a load or store."""
-    return opcode[1], opcode[-1]
-
-
 def load(instruction: Instruction, _program: Program) -> Step:
-    space, kind = memory_form(instruction.opcode)
+    space, kind = instruction.opcode[1], instruction.opcode[-1]
     targets, where = vector(instruction.operands[0]), instruction.operands[1]
     dtype = np.dtype(TYPES[kind])
     if space == "param":
@@ -417,7 +412,7 @@ def _aligned(addresses: np.ndarray, size: int) -> None:
 
 
 def store(instruction: Instruction, _program: Program) -> Step:
-    space, kind = memory_form(instruction.opcode)
+    space, kind = instruction.opcode[1], instruction.opcode[-1]
     locate = address(instruction.operands[0])
     sources = [reader(text, kind) for text in vector(instruction.operands[1])]
     size = np.dtype(TYPES[kind]).itemsize
