@@ -29,12 +29,15 @@ from sjc_fast.kernels.march import launch
 from sjc_fast.kernels.options import INTERPRETING, OPTIONS
 from sjc_fast.kernels.paas import kernels as paas
 from sjc_fast.kernels.trilinear import kernels as trilinear
+from sjc_fast.kernels.unet import kernels as unet
+from sjc_fast.kernels.unet import launch as unet_launch
 
 from .report import save
 
 TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 INTEGERS = {
     "height", "width", "depth", "grid_depth", "grid_height", "grid_width", "count", "rays", "samples", "copies",
+    "pixels", "rows",
 }  # fmt: skip
 FLOATS = {
     "density_shift",
@@ -139,8 +142,27 @@ def variants() -> list[Variant]:
     found.append(Variant("regress", paas.regress_kernel, fit, answers, warps=8))
     many = batch | {"FITTED": True, "DRAWN": 8}
     found.append(Variant("paas update fitted", paas.paas_update_kernel, many, answers, warps=4))
+    found += _unet_variants()
     found.append(Variant("brick_maximum", bricks.brick_kernel, {"COUNT": 1}, {"bricks": "i32"}, warps=4))
     return found
+
+
+def _unet_variants() -> list[Variant]:
+    """Of Stable Diffusion's UNet: its largest and smallest groups, its widest rows."""
+    half = dict.fromkeys(
+        ("x", "residual", "skip", "bias", "shift", "weight", "offset", "total", "out", "ahead"), "*fp16"
+    )
+    norm = {"C": 320, "WIDTH": 320, "GROUP": 10, "RESIDUAL": True, "BIAS": True, "SHIFT": False, "STORE": True}
+    norm |= {"SILU": True, "ONE": False, "BLOCK": unet_launch.GROUP_BLOCK}
+    small = norm | {"C": 2560, "WIDTH": 1280, "GROUP": 80, "ONE": True, "BLOCK": 8192}
+    rows = {"C": 1280, "AHEAD": True, "ROWS": 1, "BLOCK": 2048}
+    gate = {"C": 1280, "BLOCK": unet_launch.GEGLU_BLOCK}
+    return [
+        Variant("group_norm 64^2", unet.group_norm_kernel, norm, half, warps=32),
+        Variant("group_norm 8^2 beside a skip", unet.group_norm_kernel, small, half, warps=16),
+        Variant("layer_norm", unet.layer_norm_kernel, rows, half, warps=4),
+        Variant("geglu", unet.geglu_kernel, gate, half, warps=4),
+    ]
 
 
 def _march_pair(label: str, channels: int, sigmoid: bool, rays: int, pointer: str) -> list[Variant]:

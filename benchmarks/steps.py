@@ -28,6 +28,7 @@ from sjc_fast.kernels.paas import Coefficients, perturb
 from sjc_fast.rendering import render
 from sjc_fast.runs.settings import PRESETS, default_config
 from sjc_fast.scores.attention import choose_attention, xformers_problem
+from sjc_fast.scores.diffusers import prepare
 from sjc_fast.training import graphs
 from sjc_fast.training.config import TrainConfig, merge
 from sjc_fast.training.losses import upstream_gradients
@@ -42,7 +43,7 @@ SMALL_CASES = [(1, "plain", "sdpa"), (1, "graph", "sdpa"), (2, "compiled", "sdpa
 ROWS = 2000  # steps of a schedule that is measured: more than are taken
 
 
-def stand_in(s: Session, attention: str = "sdpa", compiled: bool = False) -> pipelines.StandIn:
+def stand_in(s: Session, attention: str = "sdpa", fused: bool = True, compiled: bool = False) -> pipelines.StandIn:
     """The model of a session: of Stable Diffusion 1.5's shape in half precision, or tiny."""
     dtype = torch.float32 if s.small else torch.float16
     torch.manual_seed(0)
@@ -53,10 +54,12 @@ def stand_in(s: Session, attention: str = "sdpa", compiled: bool = False) -> pip
             unet = pipelines.unet("tiny" if s.small else "1.5")
     finally:
         torch.set_default_dtype(usual)
-    model = pipelines.StandIn(unet, s.device, dtype)
-    model.attention = choose_attention(unet, attention, s.device, dtype)
-    if compiled:
-        unet.compile(dynamic=False, **({"backend": "eager"} if s.small else {}))
+    choice = choose_attention(unet, attention, s.device, dtype)
+    if compiled and s.small:
+        unet.compile(dynamic=False, backend="eager")
+    network = prepare(unet, s.device, fused=fused, compiled=compiled and not s.small)
+    model = pipelines.StandIn(network, s.device, dtype)
+    model.attention = choice
     return model
 
 
@@ -110,11 +113,13 @@ def step_times(s: Session) -> list[dict[str, Any]]:
     cases = [
         (1, "plain", "sdpa"),
         (1, "graph", "sdpa"),
+        (1, "unfused", "sdpa"),
         (8, "graph", "sdpa"),
         (1, "eager", "sdpa"),
         (1, "compiled", "sdpa"),
     ]
     cases += [(4, "graph", "sdpa"), (16, "graph", "sdpa"), (1, "graph", "xformers"), (8, "compiled", "sdpa")]
+    cases += [(8, "unfused", "sdpa")]
     cases += [(8, "graph", "xformers"), (8, "eager", "sdpa")]
     cases += [(samples, "graph", kind) for samples in (1, 8) for kind in ("cudnn", "flash", "efficient")]
     for samples, mode, attention in SMALL_CASES if s.small else cases:
@@ -137,7 +142,7 @@ def step_times(s: Session) -> list[dict[str, Any]]:
 def step_row(s: Session, samples: int, mode: str, attention: str) -> dict[str, Any]:
     """One way to take a step: its start, its time, that of its parts, FLOP/s of the UNet, memory."""
     _fresh(s)
-    model = stand_in(s, attention, compiled=mode == "compiled")
+    model = stand_in(s, attention, fused=mode != "unfused", compiled=mode == "compiled")
     _fresh(s)
     began = time.perf_counter()
     run = warmed(s, model, samples, graph=mode != "eager")
@@ -189,7 +194,7 @@ def step_parts(run: Trainer) -> dict[str, Callable[[], Any]]:
 def plain_row(s: Session) -> dict[str, Any]:
     """One noise sample by the loop that the authors wrote: autograd renderer, eager network, optimizer of PyTorch."""
     _fresh(s)
-    model = stand_in(s)
+    model = stand_in(s, fused=False)
     unet = model.unet.to(memory_format=torch.contiguous_format)
     run = Trainer(configuration(s, backend="reference"), model, s.device)
     field, optimizer = run.field, run.train_step.optimizer

@@ -140,7 +140,7 @@ def load_model(config: TrainConfig, device: torch.device) -> ScoreModel:
     """The score model that a configuration names, as it wants it."""
     dtype = network_dtype(config.precision)
     options = {"attention": config.attention, "compiled": config.compile, "lora": config.lora}
-    return load_score_model(config.model, device, dtype, **options)
+    return load_score_model(config.model, device, dtype, fused=config.fuse, **options)
 
 
 def _device_name(device: torch.device) -> str:

@@ -13,6 +13,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ..errors import UserError
 from .attention import AttentionChoice, check_attention, choose_attention
+from .fused_unet import FusedUNet, obstacle
 from .layout import TextWithLayout, UNetWithLayout
 from .loading import FolderSettings, PartLoader, one_line
 from .lora import Lora
@@ -204,6 +205,7 @@ def load_diffusers(
     dtype: torch.dtype,
     *,
     attention: str = "sdpa",
+    fused: bool = True,
     compiled: bool = False,
     lora: Path | None = None,
 ) -> DiffusersModel:
@@ -211,7 +213,8 @@ def load_diffusers(
 
     Args:
         attention: "sdpa" (PyTorch chooses), "flash", "cudnn", "efficient" or "xformers".
-        compiled: compile the UNet with `torch.compile`, at its first call.
+        fused: call the UNet our way (`fused_unet`), where it is of that kind and runs on CUDA.
+        compiled: compile the UNet with `torch.compile` instead, at its first call.
         lora: LoRA weights to add to UNet and text encoder.
 
     Raises:
@@ -238,8 +241,9 @@ def load_diffusers(
     if adapter:
         adapter.add_to_unet(unet)
     choice = choose_attention(unet, attention, torch.device(device), dtype)
+    network = prepare(unet, torch.device(device), fused=fused, compiled=compiled)
     model = DiffusersModel(
-        UNetWithLayout(unet, unet.config.in_channels - unet.config.out_channels) if has_layout else unet,
+        UNetWithLayout(network, unet.config.in_channels - unet.config.out_channels) if has_layout else network,
         scheduler,
         text,
         (lambda: loader.weights("vae")) if vae else None,
@@ -251,8 +255,6 @@ def load_diffusers(
         dtype=dtype,
     )
     model.attention = choice
-    if compiled:
-        unet.compile(dynamic=False)
     try:
         model.encode(["a"])
     except UserError:
@@ -260,6 +262,18 @@ def load_diffusers(
     except Exception as error:  # whatever is wrong with the pair, it is met here and not in the middle of a run
         raise UserError(f"model {source}: its tokenizer and text encoder do not work: {one_line(error)}") from None
     return model
+
+
+def prepare(unet: Any, device: torch.device, *, fused: bool = True, compiled: bool = False) -> Any:
+    """The UNet as it is called: compiled, with fused kernels where it runs on CUDA and is of their kind, or itself."""
+    if compiled:
+        unet.compile(dynamic=False)
+    elif fused and device.type == "cuda":
+        problem = obstacle(unet)
+        if problem is None:
+            return FusedUNet(unet)
+        LOG.info("the network is called as diffusers does: %s", problem)
+    return unet
 
 
 def check_kind(

@@ -58,6 +58,7 @@ def load_score_model(
     dtype: torch.dtype | None = None,
     *,
     attention: str = "sdpa",
+    fused: bool = True,
     compiled: bool = False,
     lora: Path | None = None,
 ) -> DiffusersModel:
@@ -68,7 +69,8 @@ def load_score_model(
         device: where it runs; default CUDA if there is one.
         dtype: precision of the network; default float16 on CUDA, float32 elsewhere.
         attention: "sdpa" (PyTorch chooses), "flash", "cudnn", "efficient" or "xformers" (an optional package).
-        compiled: compile the network with `torch.compile`, at its first call.
+        fused: call a network of Stable Diffusion's kind with fused kernels, where it runs on CUDA.
+        compiled: compile the network with `torch.compile` instead, at its first call.
         lora: LoRA weights to add, a .safetensors file.
 
     Raises:
@@ -81,4 +83,4 @@ def load_score_model(
 
     folder = model_folder(name)
     source = str(folder) if folder else name
-    return load_diffusers(source, device, dtype, attention=attention, compiled=compiled, lora=lora)
+    return load_diffusers(source, device, dtype, attention=attention, fused=fused, compiled=compiled, lora=lora)

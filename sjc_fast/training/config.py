@@ -206,8 +206,10 @@ class TrainConfig:
     """Replay the step as a CUDA graph, where there is a CUDA device and the fused step runs on it."""
     attention: Literal["sdpa", "flash", "cudnn", "efficient", "xformers"] = "sdpa"
     """Attention of the network: PyTorch's own choice, one of its kernels, or xformers, an optional package."""
+    fuse: bool = True
+    """Call a network of Stable Diffusion's kind with fused kernels, where there is a CUDA device."""
     compile: bool = False
-    """Compile the network with torch.compile: a slower start, and faster steps."""
+    """Compile the network with torch.compile instead: a slower start."""
     precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
     """Of the network: "auto" is fp16 on a CUDA device, else fp32."""
     lora: Path | None = None
@@ -303,7 +305,7 @@ def _plain(number: float) -> str:
 FORMER_NAMES = {"sampling": "law", "background_color": "background_colour"}
 
 #: Options that do not change the result, and so may differ when a run is resumed.
-FREE_TO_CHANGE = ("output", "resume", "device", "log", "graph", "memory_limit")
+FREE_TO_CHANGE = ("output", "resume", "device", "log", "graph", "fuse", "memory_limit")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def of(rows, name, arch=90):
 @pytest.mark.slow
 def test_nothing_spills(rows):
     assert {r["arch"] for r in rows} == {int(arch) for arch in ARCHS}
-    assert len(of(rows, "")) == 23
+    assert len(of(rows, "")) == 27
     for row in rows:
         assert row["stack"] == row["spills"] == 0, row
 

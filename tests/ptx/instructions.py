@@ -208,14 +208,15 @@ def plain(instruction: Instruction, _program: Program) -> Step:
     name, *mods, kind = instruction.opcode
     if kind.endswith("x2"):
         return pairs(instruction)
-    if instruction.opcode == ("sub", "rn", "f32", "f16"):  # sm_100 converts the first source
-        return apply(lambda a, b: a.astype(np.float32) - b, instruction, ["f16", "f32"], same)
     function = FUNCTIONS.get(name)
+    if mods[-1:] == ["f32"] and kind == "f16":  # sm_100 converts the first source
+        two: Any = {"add": operator.add, "sub": operator.sub}[name]
+        return apply(lambda a, b: two(a.astype(np.float32), b), instruction, ["f16", "f32"], same)
     if name in ("min", "max") and kind == "f32" and "NaN" not in mods:
         function = {"min": np.fmin, "max": np.fmax}[name]
     if name in ("min", "max"):  # sm_100 takes three
-        two = function
-        function = lambda *x: functools.reduce(two, x)  # noqa: E731
+        of_two = function
+        function = lambda *x: functools.reduce(of_two, x)  # noqa: E731
     if name == "mul" and "hi" in mods:
         function = high
     if name == "div":
@@ -249,14 +250,15 @@ def apply(
 
 
 def pairs(instruction: Instruction) -> Step:
-    """Two float32 numbers in 64 bits."""
+    """Two float32 numbers in 64 bits, or two float16 numbers in 32."""
     function = FUNCTIONS[instruction.opcode[0]]
+    whole, half = ("b64", np.float32) if instruction.opcode[-1] == "f32x2" else ("b32", np.float16)
     target, *sources = instruction.operands
-    readers = [reader(text, "b64") for text in sources]
+    readers = [reader(text, whole) for text in sources]
 
     def step(kernel: Kernel, threads: Threads, which: np.ndarray) -> None:
-        halves = [np.ascontiguousarray(read(threads, which)).view(np.float32) for read in readers]
-        write(threads, target, which, np.ascontiguousarray(function(*halves)).view(np.uint64))
+        halves = [np.ascontiguousarray(read(threads, which)).view(half) for read in readers]
+        write(threads, target, which, np.ascontiguousarray(function(*halves)).view(TYPES[whole]))
 
     return step
 
