@@ -26,6 +26,7 @@ from sjc_fast.kernels.bricks import kernels as bricks
 from sjc_fast.kernels.composite import kernels as composite
 from sjc_fast.kernels.march import kernels as march
 from sjc_fast.kernels.march import launch
+from sjc_fast.kernels.measure import kernels as measure
 from sjc_fast.kernels.options import INTERPRETING, OPTIONS
 from sjc_fast.kernels.paas import kernels as paas
 from sjc_fast.kernels.trilinear import kernels as trilinear
@@ -37,7 +38,7 @@ from .report import save
 TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 INTEGERS = {
     "height", "width", "depth", "grid_depth", "grid_height", "grid_width", "count", "rays", "samples", "copies",
-    "pixels", "rows",
+    "pixels", "rows", "views", "numbers", "parts",
 }  # fmt: skip
 FLOATS = {
     "density_shift",
@@ -61,7 +62,7 @@ class Variant:
     name: str
     kernel: Any
     constants: dict[str, Any]
-    types: dict[str, str]  # other than *fp32, i32 and fp32
+    types: dict[str, str | tuple[str, ...]]  # other than *fp32, i32 and fp32; tuples of several
     warps: int = 1
     registers: int | None = None  # the ceiling that the launch sets
 
@@ -131,6 +132,13 @@ def variants() -> list[Variant]:
     found.append(Variant("adamax", adamax.optimizer_kernel, update, pointers, warps=4))
     refresh = update | {"BRICKS": True, "ROW": 100, "GRAD_ROW": 100, "COPY_ROW": 100}
     found.append(Variant("optimizer with bricks", adamax.optimizer_kernel, refresh, pointers, warps=4))
+    parts = {"ADAM": False, "ROWS": ((1, 1, 0), (1, 1, 0), (1, 1, 0), (16, 1, 4)), "BLOCK": adamax.BLOCK_SIZE}
+    tuples = dict.fromkeys(("parameters", "grads", "firsts", "seconds"), ("*fp32",) * 4)
+    tuples |= {"rates": ("*fp64",) * 4, "counts": ("i32",) * 4, "step": "*i64"}
+    found.append(Variant("adamax of a field", adamax.optimizer_parts_kernel, parts, tuples, warps=4))
+    finish = {"ray_slots": "*i32", "given": "*i64", "slots": "*i64"}
+    found.append(Variant("finish_views", march.finish_views, {"GIVEN": True, "BLOCK": 4096}, finish, warps=16))
+    found.append(Variant("measure", measure.measure_kernel, {"BLOCK": 4096}, {}, warps=16))
     batch = {"CHANNELS": 4, "DRAWN": 1, "MIRRORED": False, "DOUBLED": True, "PATCH": 1, "LAST": True}
     batch["BLOCK"] = paas.BLOCK_SIZE
     noise = {"seed": "*i64", "step": "*i64", "out": "*fp16"}
@@ -177,10 +185,17 @@ def _march_pair(label: str, channels: int, sigmoid: bool, rays: int, pointer: st
     }
     forward = shared | launch.tile_of(32 // lanes, 64) | {"SKIP": False, "TEST": launch.chunks_between_tests(segments)}
     backward = shared | launch.tile_of(32, 64) | {"FIXED": False, "DEPTH": False, "OPACITY": False, "SPAN": 1}
+    backward["EMPTINESS"] = True
     types = {"density": pointer, "features": pointer}
     return [
         Variant(f"march_forward {label}", march.march_forward, forward, types, registers=launch.FORWARD_REGISTERS),
-        Variant(f"march_backward {label}", march.march_backward, backward, types, registers=launch.BACKWARD_REGISTERS),
+        Variant(
+            f"march_backward {label}",
+            march.march_backward,
+            backward,
+            types | {"slots": "*i64"},
+            registers=launch.BACKWARD_REGISTERS,
+        ),
     ]
 
 
@@ -189,7 +204,7 @@ def compile_variant(variant: Variant, arch: int) -> Row:
     names = variant.kernel.arg_names
     types = {"out_slots": "*i32", "out_stop": "*i32"} | variant.types
 
-    def kind(name: str) -> str:
+    def kind(name: str) -> str | tuple[str, ...]:
         if name in variant.constants:
             return "constexpr"
         return types.get(name) or ("i32" if name in INTEGERS else "fp32" if name in FLOATS else "*fp32")
@@ -197,8 +212,13 @@ def compile_variant(variant: Variant, arch: int) -> Row:
     signature = {n: kind(n) for n in names}
     # As the launcher marks them: pointers, and sizes that divide by 16 where the kernel is specialized on sizes.
     free = {p.name for p in variant.kernel.params if p.do_not_specialize}
-    known = [n for n in names if signature[n].startswith("*") or (signature[n] == "i32" and n not in free)]
-    aligned = {(names.index(n),): [["tt.divisibility", 16]] for n in known}
+    known: list[tuple[int, ...]] = []
+    for i, n in enumerate(names):
+        members = signature[n] if isinstance(signature[n], tuple) else [signature[n]]
+        places = [(i, k) for k in range(len(members))] if isinstance(signature[n], tuple) else [(i,)]
+        sized = [m.startswith("*") or (m == "i32" and n not in free) for m in members]
+        known += [place for place, does in zip(places, sized, strict=True) if does]
+    aligned = {place: [["tt.divisibility", 16]] for place in known}
     options = OPTIONS | {"num_warps": variant.warps} | ({"maxnreg": variant.registers} if variant.registers else {})
     source = ASTSource(variant.kernel, signature, variant.constants, aligned)
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
@@ -272,12 +292,14 @@ def _compile_by_name(job: tuple[str, int]) -> Row:
 
 
 def main(arguments: list[str]) -> None:
-    """`[--json] [--save] [arch ...]`: sm_90 in full by default; elsewhere the first two pairs and the optimizer."""
+    """`[--json] [--save] [arch ...]`: sm_90 in full by default; elsewhere those that need most."""
     as_json = "--json" in arguments
     names = [v.name for v in variants()]
     jobs = []
     for arch in [int(a) for a in arguments if a.isdigit()] or [90]:
-        jobs += [(n, arch) for n in (names if arch == 90 else [*names[:4], "adamax"])]
+        jobs += [
+            (n, arch) for n in (names if arch == 90 else [*names[:4], "adamax", "adamax of a field", "group_norm 64^2"])
+        ]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         rows = list(pool.map(_compile_by_name, jobs))
     print(json.dumps([asdict(r) for r in rows]) if as_json else table(rows))

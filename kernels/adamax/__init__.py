@@ -1,5 +1,7 @@
 """`adamax_step` and `adam_step`: update, zeroing of the gradient, refresh of what is read from it, in one pass.
 
+`adamax_steps` and `adam_steps` take the same step of several parameters in one launch.
+
 Adam and Adamax are those of Kingma & Ba 2014 (arXiv 1412.6980, algorithms 1 and 2) in the form of `torch.optim`. With g
 the gradient and t the number of the step, from 1:
 
@@ -10,11 +12,24 @@ the gradient and t the number of the step, from 1:
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ..bricks import bricks_shape
 from ..contract import choose_backend, implementation
+from .layout import gradient_rows
+
+
+class Move(NamedTuple):
+    """What moves in a step of several parameters; all of it float32, on one device."""
+
+    param: Tensor  # contiguous
+    grad: Tensor  # like param, in rows of any two strides; zeroed
+    first: Tensor  # like param, contiguous, as in `adamax_step`
+    second: Tensor
+    rate: Tensor  # [] learning rate, of any float type
 
 
 def adamax_step(
@@ -66,6 +81,51 @@ def adam_step(
     _update(param, grad, exp_avg, exp_avg_sq, copy, bricks, lr, step, *betas, eps, True, backend)
 
 
+def adamax_steps(
+    moves: list[Move],
+    step: Tensor,  # [] number of this step, from 1, on the device
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    backend: str | None = None,
+) -> Tensor:
+    """`adamax_step` of several parameters.
+
+    Returns:
+        [n] partial sums of all new values: finite where every one of them is.
+
+    Raises:
+        ValueError: no parameter, or tensors whose layouts, types or shapes do not fit.
+    """
+    return _take(moves, step, betas, eps, False, backend)
+
+
+def adam_steps(
+    moves: list[Move],
+    step: Tensor,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    backend: str | None = None,
+) -> Tensor:
+    """`adam_step` of several parameters, as `adamax_steps`."""
+    return _take(moves, step, betas, eps, True, backend)
+
+
+def _take(
+    moves: list[Move], step: Tensor, betas: tuple[float, float], eps: float, adam: bool, backend: str | None
+) -> Tensor:
+    if not moves:
+        raise ValueError("there is nothing to move")
+    for move in moves:
+        _check(move.param, move.param, move.first, move.second, None, None)
+        if move.grad.shape != move.param.shape or move.grad.dtype != torch.float32:
+            raise ValueError("a gradient must be float32, and have the parameter's shape")
+        gradient_rows(move.grad)
+    lists = [list(parts) for parts in zip(*moves, strict=True)]
+    return _update_parts(*lists, step, *betas, eps, adam, choose_backend(moves[0].param, backend))
+
+
 def _check(
     param: Tensor, grad: Tensor, first: Tensor, second: Tensor, copy: Tensor | None, bricks: Tensor | None
 ) -> None:
@@ -108,3 +168,29 @@ def _update(
 @_update.register_fake
 def _(*_args: object) -> None:
     return None
+
+
+@torch.library.custom_op("sjc_fast::optimizer_steps", mutates_args=("params", "grads", "firsts", "seconds"))
+def _update_parts(
+    params: list[Tensor],
+    grads: list[Tensor],
+    firsts: list[Tensor],
+    seconds: list[Tensor],
+    rates: list[Tensor],
+    step: Tensor,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    adam: bool,
+    backend: str,
+) -> Tensor:
+    code = implementation("adamax", backend)
+    return code.update_parts(params, grads, firsts, seconds, rates, step, (beta1, beta2), epsilon, adam)
+
+
+@_update_parts.register_fake
+def _(
+    params: list[Tensor], grads: list[Tensor], firsts: list[Tensor], seconds: list[Tensor], rates: list[Tensor],
+    step: Tensor, beta1: float, beta2: float, epsilon: float, adam: bool, backend: str,
+) -> Tensor:  # fmt: skip
+    return params[0].new_empty(implementation("adamax", backend).count_sums(params))

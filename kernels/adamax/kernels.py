@@ -43,6 +43,22 @@ def optimizer_kernel(
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = i < count
     where = i if GRAD_ROW == ROW else i // ROW * GRAD_ROW + i % ROW
+    value = move(
+        param, grad, first, second, rate, step, i, where, mask, rest1, beta2, rest2, decay1, decay2, epsilon, ADAM
+    )
+    if COPY:
+        there = i if COPY_ROW == ROW else i // ROW * COPY_ROW + i % ROW
+        tl.store(copy + there, value.to(copy.dtype.element_ty), mask)
+    if BRICKS:
+        raise_bricks(bricks, value, i, mask, height, width)
+
+
+@triton.jit
+def move(
+    param, grad, first, second, rate, step, i, where, mask,
+    rest1, beta2, rest2, decay1, decay2, epsilon, ADAM: tl.constexpr,
+):  # fmt: skip
+    """Step numbers i of a parameter, whose gradients lie at `where` and become zero; their new values."""
     g = tl.load(grad + where, mask, other=0.0)
     m = tl.load(first + i, mask, other=0.0)
     v = tl.load(second + i, mask, other=0.0)
@@ -59,12 +75,45 @@ def optimizer_kernel(
     tl.store(param + i, value, mask)
     tl.store(first + i, m, mask)
     tl.store(second + i, v, mask)
-    tl.store(grad + where, tl.zeros([BLOCK], tl.float32), mask)
-    if COPY:
-        there = i if COPY_ROW == ROW else i // ROW * COPY_ROW + i % ROW
-        tl.store(copy + there, value.to(copy.dtype.element_ty), mask)
-    if BRICKS:
-        raise_bricks(bricks, value, i, mask, height, width)
+    tl.store(grad + where, tl.zeros_like(g), mask)
+    return value
+
+
+@triton.jit
+def optimizer_parts_kernel(
+    parameters,  # tuples: a parameter each (Triton has its own `params`)
+    grads,
+    firsts,
+    seconds,
+    rates,
+    counts,
+    step,
+    sums,  # [programs] of the new values
+    rest1,
+    beta2,
+    rest2,
+    decay1,
+    decay2,
+    epsilon,
+    ADAM: tl.constexpr,
+    ROWS: tl.constexpr,  # a parameter's (numbers in a row, and strides of rows and of numbers in its gradient)
+    BLOCK: tl.constexpr,
+):
+    """One block of elements of one of several parameters, whose blocks follow each other."""
+    program = tl.program_id(0)
+    begin = 0
+    for k in tl.static_range(len(ROWS)):
+        blocks = tl.cdiv(counts[k], BLOCK)
+        if (program >= begin) & (program < begin + blocks):
+            i = (program - begin) * BLOCK + tl.arange(0, BLOCK)
+            mask = i < counts[k]
+            where = i // ROWS[k][0] * ROWS[k][1] + i % ROWS[k][0] * ROWS[k][2]
+            value = move(
+                parameters[k], grads[k], firsts[k], seconds[k], rates[k], step, i, where, mask,
+                rest1, beta2, rest2, decay1, decay2, epsilon, ADAM,
+            )  # fmt: skip
+            tl.store(sums + program, tl.sum(tl.where(mask, value, 0.0)))
+        begin += blocks
 
 
 @triton.jit

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..bricks import clear_bricks
 from ..options import OPTIONS, launch
-from .kernels import BLOCK_SIZE, optimizer_kernel
+from .kernels import BLOCK_SIZE, optimizer_kernel, optimizer_parts_kernel
+from .layout import gradient_rows
 
 
 def update(
@@ -43,3 +44,32 @@ def update(
             height, width, ADAM=adam, COPY=copy is not None, BRICKS=bricks is not None, **rows, BLOCK=BLOCK_SIZE,
             **(OPTIONS | {"num_warps": 4}),
         )  # fmt: skip
+
+
+def count_sums(params: list[Tensor]) -> int:
+    """Partial sums that `update_parts` returns: one a program."""
+    return sum(-(-param.numel() // BLOCK_SIZE) for param in params)
+
+
+def update_parts(
+    params: list[Tensor],
+    grads: list[Tensor],
+    firsts: list[Tensor],
+    seconds: list[Tensor],
+    rates: list[Tensor],
+    step: Tensor,
+    betas: tuple[float, float],
+    epsilon: float,
+    adam: bool,
+) -> Tensor:
+    """See `sjc_fast.kernels.adamax`."""
+    counts, programs = tuple(param.numel() for param in params), count_sums(params)
+    sums = torch.empty(programs, device=params[0].device)
+    beta1, beta2 = betas
+    with torch.cuda.device_of(params[0]):
+        launch(optimizer_parts_kernel, programs)(
+            tuple(params), tuple(grads), tuple(firsts), tuple(seconds), tuple(rates), counts, step, sums,
+            1 - beta1, beta2, 1 - beta2, -math.log(beta1), -math.log(beta2), epsilon, ADAM=adam,
+            ROWS=tuple(gradient_rows(grad) for grad in grads), BLOCK=BLOCK_SIZE, **(OPTIONS | {"num_warps": 4}),
+        )  # fmt: skip
+    return sums

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..bricks import brick_maximum
@@ -27,3 +28,27 @@ def update(
         copy[..., : param.shape[-1] if param.ndim else None] = param
     if bricks is not None:
         bricks.copy_(brick_maximum(param, backend="cpu"))
+
+
+def count_sums(params: list[Tensor]) -> int:
+    """Partial sums that `update_parts` returns: one a parameter."""
+    return len(params)
+
+
+def update_parts(
+    params: list[Tensor],
+    grads: list[Tensor],
+    firsts: list[Tensor],
+    seconds: list[Tensor],
+    rates: list[Tensor],
+    step: Tensor,
+    betas: tuple[float, float],
+    epsilon: float,
+    adam: bool,
+) -> Tensor:
+    """See `sjc_fast.kernels.adamax`."""
+    for param, grad, first, second, rate in zip(params, grads, firsts, seconds, rates, strict=True):
+        plain = grad.contiguous()
+        load().optimizer_step(param, plain, first, second, rate, step, *betas, epsilon, adam)
+        grad.zero_()
+    return torch.stack([param.sum() for param in params])

@@ -1,4 +1,4 @@
-"""A rendering from what the rays left, its emptiness, and the way back: shared by the back ends of the march."""
+"""A rendering from what the rays left, its emptiness, and the way back, with PyTorch's own operators."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor
 from ..contract import Rendering, Saved, Upstream
 
 
-def count_slots(ray_slots: Tensor) -> Tensor:
+def _count_slots(ray_slots: Tensor) -> Tensor:
     """Sample slots of each view [V]: those of its longest ray, of [V, h, w]."""
     return ray_slots.flatten(1).amax(1).long()
 
 
-def mean_emptiness(penalty: Tensor, slots: Tensor) -> Tensor:
+def _mean_emptiness(penalty: Tensor, slots: Tensor) -> Tensor:
     """Mean of log(1 + beta w) over the slots of all rays [V], of the rays' sums [V, h, w]; misses count."""
     _views, height, width = penalty.shape
     return penalty.flatten(1).sum(1) / (slots * (height * width))
@@ -31,8 +31,8 @@ def gather_results(
     slots: Tensor | None,
 ) -> tuple[Rendering, Saved]:
     """What a march returns, from what its rays wrote; `slots` [V] are counted where they are not given."""
-    counted = count_slots(ray_slots) if slots is None else slots.clone()
-    rendering = Rendering(features, depth, opacity, mean_emptiness(penalty, counted))
+    counted = _count_slots(ray_slots) if slots is None else slots.clone()
+    rendering = Rendering(features, depth, opacity, _mean_emptiness(penalty, counted))
     return rendering, Saved(features, depth, opacity, d_emptiness, stop, counted, state)
 
 

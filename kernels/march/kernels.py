@@ -316,6 +316,30 @@ def march_forward(
 
 
 @triton.jit
+def finish_views(
+    penalty,  # [V, h, w]
+    ray_slots,  # [V, h, w] int32
+    given,  # [V] int64 if GIVEN
+    emptiness,  # [V]
+    slots,  # [V] int64
+    pixels,
+    GIVEN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Slots of a view, given or those of its longest ray, and the mean of the penalty over the slots of its rays."""
+    view = tl.program_id(0)
+    total, longest = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.int32)
+    for start in range(0, pixels, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        total += tl.load(penalty + view * pixels + i, i < pixels, other=0.0)
+        if not GIVEN:
+            longest = tl.maximum(longest, tl.load(ray_slots + view * pixels + i, i < pixels, other=0))
+    count = tl.load(given + view) if GIVEN else tl.max(longest).to(tl.int64)
+    tl.store(slots + view, count)
+    tl.store(emptiness + view, tl.sum(total) / (count * pixels).to(tl.float32))
+
+
+@triton.jit
 def brick_ahead(
     bricks, x, y, z, ax, bx, ay, by, az, bz, width, height,
     scale, density_shift, step, skip_below, inside,
@@ -390,7 +414,8 @@ def march_backward(
     v_features,  # [V, C, h, w] upstream gradients
     v_depth,  # [V, h, w]
     v_opacity,  # [V, h, w]
-    v_penalty,  # [V] of each slot's log(1 + beta w)
+    v_emptiness,  # [V]
+    slots,  # [V] int64, over which the emptiness is a mean
     grad_density,  # [D, H, W] added to
     grad_features,  # [D, H, W, 4] added to
     grad_background,  # [4, 4, 4] added to: [y, x, channel]
@@ -410,6 +435,7 @@ def march_backward(
     TEXTURE: tl.constexpr,
     DEPTH: tl.constexpr,  # whether there is a v_depth
     OPACITY: tl.constexpr,
+    EMPTINESS: tl.constexpr,
     FIXED: tl.constexpr,
     SEGMENTS: tl.constexpr,
     LANES: tl.constexpr,  # of the forward pass
@@ -442,7 +468,9 @@ def march_backward(
         up_depth = tl.load(v_depth + at, valid, other=0.0)
     if OPACITY:
         up_opacity = tl.load(v_opacity + at, valid, other=0.0)
-    up_penalty = tl.load(v_penalty + view)
+    up_penalty = 0.0  # of each slot's log(1 + beta w)
+    if EMPTINESS:
+        up_penalty = tl.load(v_emptiness + view) / (tl.load(slots + view) * image).to(tl.float32)
     opaque = tl.load(out_opacity + at, valid, other=0.0)
     behind, d_activation = fetch_background(background, dx, dy, dz, view, C, TEXTURE, SIGMOID)
     seen = tl.load(out_features + where, known, other=0.0)

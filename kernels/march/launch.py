@@ -11,7 +11,7 @@ from torch import Tensor
 from ..contract import Gradients, Quadrature, Rendering, Saved, Scene, Upstream
 from ..options import INTERPRETING, OPTIONS, launch
 from . import kernels
-from .emptiness import gather_results, penalty_gradient
+from .emptiness import penalty_gradient
 
 #: Lanes that fill a large GPU: rays are split, forward over neighboring lanes, backward into segments, to reach it.
 FULL = 1 << 16
@@ -78,7 +78,15 @@ def forward(
                 TEXTURE=scene.background.ndim == 3, SKIP=bricks is not None, SEGMENTS=segments, LANES=lanes,
                 TEST=chunks_between_tests(segments), **tile, **OPTIONS, maxnreg=FORWARD_REGISTERS,
             )  # fmt: skip
-    return gather_results(features, depth, opacity, penalty, d_emptiness, ray_slots, stop, state, slots)
+    emptiness, counted = torch.empty(views, **new), torch.empty(views, device=new["device"], dtype=torch.int64)
+    if views:
+        with torch.cuda.device_of(scene.density):
+            launch(kernels.finish_views, views)(
+                penalty, ray_slots, counted if slots is None else slots.contiguous(), emptiness, counted,
+                height * width, GIVEN=slots is not None, BLOCK=4096, **(OPTIONS | {"num_warps": 16}),
+            )  # fmt: skip
+    rendering = Rendering(features, depth, opacity, emptiness)
+    return rendering, Saved(features, depth, opacity, d_emptiness, stop, counted, state)
 
 
 def backward(
@@ -105,11 +113,12 @@ def backward(
             saved.state[0], saved.state[1], upstream.features.contiguous(),
             unused if upstream.depth is None else upstream.depth.contiguous(),
             unused if upstream.opacity is None else upstream.opacity.contiguous(),
-            penalty_gradient(saved, upstream), *grads, unused if scales is None else scales,
+            unused if upstream.emptiness is None else upstream.emptiness.contiguous(), saved.slots, *grads,
+            unused if scales is None else scales,
             height, width, *scene.density.shape, quadrature.density_shift, quadrature.step, quadrature.beta,
             C=channels, STRIDE=scene.features.stride(2), SIGMOID=quadrature.sigmoid,
             TEXTURE=scene.background.ndim == 3, DEPTH=upstream.depth is not None,
-            OPACITY=upstream.opacity is not None, FIXED=scales is not None,
+            OPACITY=upstream.opacity is not None, EMPTINESS=upstream.emptiness is not None, FIXED=scales is not None,
             SEGMENTS=segments, LANES=lanes, SPAN=span, **tile, **OPTIONS, maxnreg=BACKWARD_REGISTERS,
         )  # fmt: skip
 

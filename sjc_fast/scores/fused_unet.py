@@ -111,9 +111,10 @@ class FusedUNet(nn.Module):
 
     def _embed(self, tick: Tensor) -> Tensor:
         """Sines and cosines of the noise levels, [B, channels] float32, as diffusers' `Timesteps` makes them."""
-        angles = tick[:, None].float() * self.frequencies
+        settings: Any = self.config
+        angles = tick[:, None].float() * self.get_buffer("frequencies")
         waves = [angles.cos(), angles.sin()]
-        return torch.cat(waves if self.config.flip_sin_to_cos else waves[::-1], dim=1)
+        return torch.cat(waves if settings.flip_sin_to_cos else waves[::-1], dim=1)
 
 
 def obstacle(unet: Any) -> str | None:

@@ -23,8 +23,8 @@ class Loss:
         """Whether its weight is ever other than 0."""
         raise NotImplementedError
 
-    def upstream(self, rendering: Rendering, config: LossConfig) -> dict[str, Tensor]:
-        """Gradients of the mean over views, for weight 1, by the names of what was rendered."""
+    def upstream(self, rendering: Rendering, config: LossConfig) -> dict[str, Tensor | float]:
+        """Gradients of the mean over views, for weight 1, by the names of what was rendered; a number is for all."""
         raise NotImplementedError
 
 
@@ -37,8 +37,8 @@ class Emptiness(Loss):
     def is_used(self, config: LossConfig) -> bool:
         return config.emptiness_weight != 0
 
-    def upstream(self, rendering: Rendering, config: LossConfig) -> dict[str, Tensor]:  # noqa: ARG002
-        return {"emptiness": torch.full_like(rendering.emptiness, 1 / len(rendering.emptiness))}
+    def upstream(self, rendering: Rendering, config: LossConfig) -> dict[str, Tensor | float]:  # noqa: ARG002
+        return {"emptiness": 1 / len(rendering.emptiness)}
 
 
 class CenterDepth(Loss):
@@ -50,7 +50,7 @@ class CenterDepth(Loss):
     def is_used(self, config: LossConfig) -> bool:
         return config.depth_weight != 0
 
-    def upstream(self, rendering: Rendering, config: LossConfig) -> dict[str, Tensor]:
+    def upstream(self, rendering: Rendering, config: LossConfig) -> dict[str, Tensor | float]:
         with torch.enable_grad():
             depth = rendering.depth.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(center_depth_loss(depth, config.depth_window), depth)
@@ -77,7 +77,8 @@ def upstream_gradients(v_features: Tensor, rendering: Rendering, weights: Tensor
     for loss, weight in zip(LOSSES, weights, strict=True):
         if loss.is_used(config):
             for name, gradient in loss.upstream(rendering, config).items():
-                total[name] = total[name] + weight * gradient if name in total else weight * gradient
+                share = (weight * gradient).expand_as(getattr(rendering, name))
+                total[name] = total[name] + share if name in total else share
     return Upstream(**total)
 
 

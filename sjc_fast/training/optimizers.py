@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from ..kernels.adamax import adam_step, adamax_step
+from ..kernels.adamax import adam_steps, adamax_steps
 from ..scene.field import VoxelField
 
 
@@ -17,14 +18,14 @@ class OptimizerKind(NamedTuple):
     torch: Callable[..., torch.optim.Optimizer]
     moments: tuple[str, str]
     """What it keeps a parameter, besides the number of steps, by PyTorch's names."""
-    fused_step: Callable[..., None]
-    """The same step in one kernel."""
+    fused_steps: Callable[..., Tensor]
+    """The same step of several parameters in one kernel."""
 
 
 #: By the name of the setting `optimizer.name`.
 OPTIMIZERS = {
-    "adamax": OptimizerKind(torch.optim.Adamax, ("exp_avg", "exp_inf"), adamax_step),
-    "adam": OptimizerKind(torch.optim.Adam, ("exp_avg", "exp_avg_sq"), adam_step),
+    "adamax": OptimizerKind(torch.optim.Adamax, ("exp_avg", "exp_inf"), adamax_steps),
+    "adam": OptimizerKind(torch.optim.Adam, ("exp_avg", "exp_avg_sq"), adam_steps),
 }
 
 

@@ -27,6 +27,7 @@ class Row:
     """What one step reads."""
 
     step: Tensor  # [] int64; counter of the step's noise
+    number: Tensor  # [] int64; of the step, from 1
     c2w: Tensor  # [V, 4, 4]
     fov: Tensor  # [V] degrees
     direction: Tensor  # [V] int64, row of the encoded prompts
@@ -64,29 +65,30 @@ class Schedule:
 
     def at(self, counter: Tensor) -> Row:
         """The row of a step whose number the device holds, [1] int64: nothing is read on the host."""
-        found = {kind: table.index_select(0, counter)[0] for kind, table in self._packed.items()}
-        parts = ((found[kind][start : start + math.prod(shape)], shape) for kind, start, shape in self._places)
-        return Row(*(part.view(shape) for part, shape in parts))
+        found = self._packed.index_select(0, counter)[0]
+        return Row(*(found[start:end].view(kind).view(shape) for kind, start, end, shape in self._places))
 
     def to(self, device: torch.device | str) -> Schedule:
         """The same schedule on another device."""
         return Schedule(Row(*(getattr(self.rows, f.name).to(device) for f in fields(Row))))
 
 
-Place = tuple[torch.dtype, int, tuple[int, ...]]
+Place = tuple[torch.dtype, int, int, tuple[int, ...]]
 
 
-def _pack(rows: Row) -> tuple[dict[torch.dtype, Tensor], list[Place]]:
-    """A table of each type, [steps, numbers], so that a step is one look-up in each; and where in a row the fields lie:
-    type, first number, shape. Fields begin at multiples of 16 bytes, as kernels like their tensors."""
-    columns: dict[torch.dtype, list[Tensor]] = {}
+def _pack(rows: Row) -> tuple[Tensor, list[Place]]:
+    """All fields in one table, [steps, words] int32, so that a step is one look-up; and where in a row the fields lie:
+    type, first and last word, shape. Fields begin at multiples of 16 bytes, as kernels like their tensors."""
+    columns: list[Tensor] = []
     places: list[Place] = []
+    start = 0
     for f in fields(Row):
         field: Tensor = getattr(rows, f.name)
-        numbers, before = field.reshape(len(field), math.prod(field.shape[1:])), columns.setdefault(field.dtype, [])
-        places.append((field.dtype, sum(part.shape[1] for part in before), tuple(field.shape[1:])))
-        before.append(torch.nn.functional.pad(numbers, (0, -numbers.shape[1] % (16 // field.element_size()))))
-    return {kind: torch.cat(parts, dim=1) for kind, parts in columns.items()}, places
+        words = field.reshape(len(field), math.prod(field.shape[1:])).contiguous().view(torch.int32)
+        places.append((field.dtype, start, start + words.shape[1], tuple(field.shape[1:])))
+        columns.append(torch.nn.functional.pad(words, (0, -words.shape[1] % 4)))
+        start += columns[-1].shape[1]
+    return torch.cat(columns, dim=1), places
 
 
 #: Every random quantity of a run has a stream of its own, so that changing how one is drawn leaves the others alone.
@@ -121,6 +123,7 @@ def draw_schedule(
 
     rows = Row(
         step=torch.arange(steps),
+        number=torch.arange(1, steps + 1),
         c2w=fold(cameras.c2w),
         fov=fold(cameras.fov),
         direction=fold(direction),

@@ -96,22 +96,33 @@ class FusedScorer(Scorer):
         self.network = model
         self.seed = torch.tensor(settings.seed, device=device)
         self.guidance = torch.tensor(float(settings.guidance), device=device)
+        prompts, avoided = conditions.prompts, conditions.unconditional
+        halves = [prompts] if avoided is None else [prompts, avoided.expand_as(prompts)]
+        self._prompts = torch.stack(halves).to(model.dtype)  # [1 or 2, directions, ...] as the network takes them
 
     def __call__(self, x: Tensor, row: Row) -> Tensor:
-        s, network, unconditional = self.settings, self.network, self.conditions.unconditional
+        s, network = self.settings, self.network
         numbers = Coefficients(*row.coefficients)
         options: dict[str, Any] = {"noise_samples": s.noise_samples, "antithetic": s.antithetic, "patch": network.patch}
         noise = (self.seed, row.step)
-        doubled = unconditional is not None
+        doubled = self.conditions.unconditional is not None
         batch = perturb(x, row.sigma, numbers.c_in, *noise, doubled=doubled, dtype=network.dtype, **options)
         c_noise = _repeated(numbers.c_noise, s.noise_samples)
-        text = _repeated(self.conditions.of(row), s.noise_samples)
-        if unconditional is not None:
+        text = self.text_of(row)
+        if doubled:
             c_noise = c_noise.expand(2, -1).reshape(-1)
-            text = torch.cat([text, unconditional.to(text).expand_as(text)])
         answer = network.predict(batch, c_noise, text)
         options["coefficient"] = ESTIMATORS[s.estimator]
         return fused_paas_update(x, row.sigma, numbers, row.score_scale, answer, *noise, self.guidance, **options)
+
+    def text_of(self, row: Row) -> Tensor:
+        """The conditions of a row's batch: each view's, `noise_samples` times, and as often what guidance avoids."""
+        times = self.settings.noise_samples
+        if row.blend.shape[-1] == 0:  # one look-up
+            text = self._prompts.index_select(1, row.direction)
+            return text[:, :, None].expand(-1, -1, times, *text.shape[2:]).flatten(0, 2)
+        text = _repeated(self.conditions.of(row).to(self._prompts), times)
+        return text if len(self._prompts) == 1 else torch.cat([text, self._prompts[1, :1].expand_as(text)])
 
 
 def _repeated(x: Tensor, times: int) -> Tensor:

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..kernels.adamax import Move
 from ..kernels.contract import Gradients, Rendering, Scene, Upstream
 from ..kernels.march import march_accumulate, march_forward
+from ..kernels.measure import measure
 from ..rendering import render
 from ..rendering.fused import march_settings, scene_of
 from ..scene.field import VoxelField
@@ -32,7 +34,7 @@ class Metrics(NamedTuple):
     opacity: Tensor  # mean over views and pixels
     emptiness: Tensor  # mean over views, unweighted
     update_rms: Tensor  # root mean square of the update
-    field_sum: Tensor  # sum of what the field stores, after the step: finite where all of it is
+    field_sum: Tensor  # sum of all that moved, after the step: finite where all of it is
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Step:
         settings: of the run.
     """
 
+    measured_by: str | None = "cpu"
+    """The back end that measures it."""
     capturable = False
     """Whether the step never waits for the host, and so can be captured as a CUDA graph."""
 
@@ -74,14 +78,9 @@ class Step:
         update = self.scorer(rendering.features.detach(), row)
         upstream = upstream_gradients(update * -(1 / len(update)), rendering, row.loss_weights, self.settings.losses)
         self.chain(rendering, kept, upstream)
-        self.optimize(row)
-        return Metrics(
-            row.sigma.mean(),
-            rendering.opacity.detach().mean(),
-            rendering.emptiness.detach().mean(),
-            update.square().mean().sqrt(),
-            torch.stack([parameter.detach().sum() for parameter in self.field.parameters()]).sum(),
-        )
+        sums = self.optimize(row)
+        seen = (rendering.opacity.detach(), rendering.emptiness.detach())
+        return Metrics(*measure(row.sigma, *seen, update, sums, backend=self.measured_by))
 
     def render(self, row: Row) -> tuple[Rendering, Any]:
         """The row's views, and what their way back needs."""
@@ -91,9 +90,15 @@ class Step:
         """Upstream gradients to gradients of the field."""
         raise NotImplementedError
 
-    def optimize(self, row: Row) -> None:
-        """Move the field, and forget its gradients."""
+    def optimize(self, row: Row) -> Tensor:
+        """Move the field, and forget its gradients; partial sums of what moved, [n]."""
         raise NotImplementedError
+
+    def moved(self) -> list[Tensor]:
+        """The parameters that a step moves."""
+        field = self.field
+        texture = [field.background] if self.settings.textured else []
+        return [field.density, field.features, field.density_scale, *texture]
 
     def background(self, row: Row) -> Tensor | None:
         """The row's plain background, [V, 3] in [-1, 1]; None where the field has a texture."""
@@ -120,11 +125,12 @@ class AutogradStep(Step):
         ]
         torch.autograd.backward([root for root, _ in pairs], [gradient for _, gradient in pairs])
 
-    def optimize(self, row: Row) -> None:
+    def optimize(self, row: Row) -> Tensor:
         for group, lr in zip(self.optimizer.param_groups, (row.lr, row.background_lr), strict=True):
             group["lr"] = float(lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        return torch.stack([parameter.detach().sum() for parameter in self.moved()])
 
 
 class FusedStep(Step):
@@ -137,6 +143,7 @@ class FusedStep(Step):
         super().__init__(field, scorer, settings)
         device = field.density.device
         self.capturable = settings.backend == "triton" and scorer.fused
+        self.measured_by = settings.backend
         self.march = march_settings(field, settings.backend, settings.losses.emptiness_beta)
         self.grads = Gradients(
             torch.zeros_like(field.density, requires_grad=False),
@@ -144,12 +151,9 @@ class FusedStep(Step):
             torch.zeros(4, 4, 4, device=device),  # [y, x, channel]
             torch.zeros((), device=device),
         )
-        for parameter in (field.density, field.features, field.density_scale, *self._texture()):
+        for parameter in self.moved():
             zeros = {name: torch.zeros_like(parameter, requires_grad=False) for name in self.kind.moments}
             self.optimizer.state[parameter] = {"step": torch.zeros(()), **zeros}
-
-    def _texture(self) -> tuple[Tensor, ...]:
-        return (self.field.background,) if self.settings.textured else ()
 
     def render(self, row: Row) -> tuple[Rendering, Any]:
         scene = Scene(*(t.detach() for t in scene_of(self.field, row.cameras, self.background(row))))
@@ -161,21 +165,18 @@ class FusedStep(Step):
         scene, saved = kept
         march_accumulate(self.grads, scene, saved, upstream, **self.march)
 
-    def optimize(self, row: Row) -> None:
-        field, grads, number = self.field, self.grads, row.step + 1
-        moves = [
-            (field.density, grads.density),
-            (field.features, grads.features),
-            (field.density_scale, grads.log_scale),
-        ]
-        for parameter in self._texture():
-            moves.append((parameter, grads.texture.permute(2, 0, 1)[: field.channels].contiguous()))
-            grads.texture.zero_()
-        for parameter, gradient in moves:
+    def optimize(self, row: Row) -> Tensor:
+        field, grads = self.field, self.grads
+        channels = field.channels
+        texture = grads.texture.permute(2, 0, 1)[:channels]
+        gradients = [grads.density, grads.features[..., :channels], grads.log_scale, texture]
+        moves: list[Move] = []
+        for parameter, gradient in zip(self.moved(), gradients, strict=False):  # a plain background has no texture
             state = self.optimizer.state[parameter]
+            first, second = (state[name] for name in self.kind.moments)
             rate = row.background_lr if parameter is field.background else row.lr
-            moments = (state[name] for name in self.kind.moments)
-            self.kind.fused_step(parameter.detach(), gradient, *moments, rate, number, backend=self.march["backend"])
+            moves.append(Move(parameter.detach(), gradient, first, second, rate))
+        return self.kind.fused_steps(moves, row.number, backend=self.march["backend"])
 
 
 def make_step(field: VoxelField, scorer: Scorer, settings: StepSettings) -> Step:

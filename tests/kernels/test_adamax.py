@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sjc_fast.kernels import adamax as module
-from sjc_fast.kernels.adamax import adam_step, adamax_step
+from sjc_fast.kernels.adamax import Move, adam_step, adam_steps, adamax_step, adamax_steps
+from sjc_fast.kernels.adamax.layout import gradient_rows
 from sjc_fast.kernels.bricks import brick_maximum
 from sjc_fast.rendering.checks import DEVICE
 
@@ -49,6 +50,57 @@ def test_many_steps(step, kind, shape):
     torch.testing.assert_close(param, twin.detach(), rtol=5e-6, atol=5e-6)
     torch.testing.assert_close(first, theirs.state[twin]["exp_avg"], rtol=5e-6, atol=5e-6)
     torch.testing.assert_close(moment, theirs.state[twin][second], rtol=5e-6, atol=1e-12)
+
+
+def parts(seed=0):
+    """Parameters, and gradients as views of padded and permuted buffers, as the march leaves them."""
+    params = [randn(5, 6, 7, seed=seed), randn(5, 6, 7, 3, seed=seed + 1), randn(seed=seed + 2), randn(3, 4, 4)]
+    padded, texture = torch.zeros(5, 6, 7, 4, device=DEVICE), torch.zeros(4, 4, 4, device=DEVICE)
+    grads = [torch.zeros(5, 6, 7, device=DEVICE), padded[..., :3], torch.zeros((), device=DEVICE)]
+    return params, [*grads, texture.permute(2, 0, 1)[:3]]
+
+
+@pytest.mark.parametrize("backend", ["triton", "cpu"])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_several_parameters_in_one_launch_are_several_steps(kind, backend):
+    """To the last bit; and every number is in the sums."""
+    if backend == "cpu" and DEVICE.type != "cpu":
+        pytest.skip("the compiled code takes CPU tensors")
+    one, several = {"adam": (adam_step, adam_steps), "adamax": (adamax_step, adamax_steps)}[kind]
+    params, grads = parts()
+    twins = [p.clone() for p in params]
+    moments = [[torch.zeros_like(p) for p in params] for _ in range(4)]
+    rates = [torch.tensor(lr, dtype=torch.float64, device=DEVICE) for lr in (0.1, 0.1, 0.1, 0.01)]
+    for k in range(1, 4):
+        step = torch.tensor(k, device=DEVICE)
+        for i, grad in enumerate(grads):
+            grad.copy_(randn(*grad.shape, seed=10 * k + i))
+            one(twins[i], grad.clone(memory_format=torch.contiguous_format), moments[2][i], moments[3][i],
+                rates[i], step, backend=backend)  # fmt: skip
+        moves = [Move(*tensors) for tensors in zip(params, grads, moments[0], moments[1], rates, strict=True)]
+        sums = several(moves, step, backend=backend)
+        assert not any(bool(grad.any()) for grad in grads)
+    for param, twin in zip(params, twins, strict=True):
+        assert torch.equal(param, twin)
+    expected = torch.stack([p.double().sum() for p in params]).sum().float()
+    torch.testing.assert_close(sums.sum(), expected, rtol=1e-4, atol=1e-4)
+    params[1][4, 5, 6, 2] = float("nan")
+    assert not bool(several(moves, step, backend=backend).sum().isfinite())
+
+
+def test_strides_of_a_gradient():
+    whole = torch.zeros(5, 6, 7, 4)
+    assert gradient_rows(whole) == (1, 1, 0)
+    assert gradient_rows(whole[..., :3]) == (3, 4, 1)
+    assert gradient_rows(torch.zeros(4, 4, 4).permute(2, 0, 1)[:3]) == (16, 1, 4)
+    assert gradient_rows(torch.zeros(())) == (1, 1, 0)
+    with pytest.raises(ValueError, match="more than two axes"):
+        gradient_rows(whole[:, ::2, :, :3])
+    with pytest.raises(ValueError, match="nothing to move"):
+        adamax_steps([], torch.tensor(1))
+    like = torch.zeros(2)
+    with pytest.raises(ValueError, match="a gradient must be"):
+        adamax_steps([Move(like, like.double(), like, like, torch.tensor(0.1))], torch.tensor(1))
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
@@ -113,3 +165,5 @@ def test_opcheck(step):
     param, lr, k = randn(4, 3), torch.tensor(0.1, device=DEVICE), torch.tensor(1, device=DEVICE)
     tensors = [param, *[torch.zeros_like(param) for _ in range(3)], param.half()]
     torch.library.opcheck(module._update, (*tensors, None, lr, k, 0.9, 0.999, 1e-8, False, backend))
+    lists = [[t] for t in (param, torch.zeros_like(param), *(torch.zeros_like(param) for _ in range(2)))]
+    torch.library.opcheck(module._update_parts, (*lists, [lr], k, 0.9, 0.999, 1e-8, False, backend))

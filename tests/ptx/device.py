@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,12 +16,15 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import CompiledKernel
 
+from .counts import Counts
 from .machine import Kernel
 from .memory import GlobalMemory, Region
 from .program import parse
 
 LAUNCHES: dict[str, int] = {}
 """How often every kernel ran."""
+COUNTS: dict[str, Counts] | None = None
+"""What every kernel executed, where a dictionary stands here to collect it."""
 _kernels: dict[str, Kernel] = {}  # by Triton's hash
 
 
@@ -67,7 +71,8 @@ class Launcher:
         """`rest` ends with the kernel's arguments, compile-time constants included."""
         kinds = list(self.compiled.src.signature.values())
         numbers, ends, names = [], {}, {}
-        for name, kind, value in zip(self.compiled.src.signature, kinds, rest[-len(kinds) :], strict=True):
+        arguments = zip(self.compiled.src.signature, kinds, rest[-len(kinds) :], strict=True)
+        for name, kind, value in (leaf for argument in arguments for leaf in flatten(*argument)):
             if kind == "constexpr":
                 continue
             if not kind.startswith("*"):
@@ -81,7 +86,17 @@ class Launcher:
                 names.setdefault(start, []).append(name)
         memory = GlobalMemory([Region(start, end, "/".join(names[start])) for start, end in ends.items()])
         LAUNCHES[self.compiled.name] = LAUNCHES.get(self.compiled.name, 0) + 1
+        self.kernel.counts = None if COUNTS is None else COUNTS.setdefault(self.compiled.name, Counts())
         self.kernel.launch((x, y, z), numbers, memory, self.compiled.metadata.shared)
+
+
+def flatten(name: str, kind: Any, value: Any) -> Iterator[tuple[str, str, Any]]:
+    """An argument, or the members of a tuple."""
+    if not isinstance(kind, tuple):
+        yield name, kind, value
+        return
+    for i, (inner, member) in enumerate(zip(kind, value, strict=True)):
+        yield from flatten(f"{name}[{i}]", inner, member)
 
 
 def install(arch: int = 90) -> None:

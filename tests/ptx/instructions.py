@@ -397,6 +397,8 @@ def load(instruction: Instruction, _program: Program) -> Step:
     def step(kernel: Kernel, threads: Threads, which: np.ndarray) -> None:
         addresses = locate(threads, which)
         _aligned(addresses, dtype.itemsize * len(targets))
+        if kernel.counts and space == "global":
+            kernel.counts.loads.add(threads.warp[which], addresses)
         for i, target in enumerate(targets):
             there = addresses + np.uint64(i * dtype.itemsize)
             if space == "global":
@@ -446,6 +448,8 @@ def reduce(instruction: Instruction, _program: Program) -> Step:
     def step(kernel: Kernel, threads: Threads, which: np.ndarray) -> None:
         addresses = locate(threads, which)
         _aligned(addresses, size * len(sources))
+        if kernel.counts:
+            kernel.counts.reductions.add(threads.warp[which], addresses)
         for i, read in enumerate(sources):
             kernel.memory.reduce(addresses + np.uint64(i * size), read(threads, which), operation)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .counts import Counts
 from .instructions import compile_instruction
 from .memory import Fault, GlobalMemory, SharedMemory
 from .program import Program
@@ -56,12 +57,16 @@ class Kernel:
     Args:
         program: from `program.parse`.
 
+    Attributes:
+        counts: where launches are counted, if anywhere.
+
     Raises:
         Unsupported: it holds an instruction that the emulator does not know.
     """
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        self.counts: Counts | None = None
         self.blocks = [[compile_instruction(i, program) for i in block.instructions] for block in program.blocks]
 
     def launch(
@@ -84,6 +89,8 @@ class Kernel:
         total, together = grid[0] * grid[1] * grid[2], max(1, LANES // self.program.threads)
         for start in range(0, total, together):
             ctas = np.arange(start, min(total, start + together))
+            if self.counts:
+                self.counts.warps += len(ctas) * -(-self.program.threads // 32)
             with np.errstate(all="ignore"):
                 self._run(Threads(self.program, ctas, grid, shared))
 
@@ -106,6 +113,8 @@ class Kernel:
                 if len(which) == 0:
                     continue
             at[which] = block + 1
+            if self.counts:
+                self.counts.executed(block, len(self.blocks[block]), threads.warp[which])
             for instruction in self.blocks[block]:
                 end = instruction(self, threads, which)
                 if end is None:

@@ -198,7 +198,7 @@ def test_no_tensor_and_no_number_of_a_step_is_the_hosts(monkeypatch):
         rows |= {k: torch.zeros(9, 1, dtype=torch.int64) for k in ("direction", "slots")}
         rows |= {"coefficients": torch.zeros(9, 5, 1), "loss_weights": torch.zeros(9, 2)}
         rows |= {k: torch.zeros(9) for k in ("lr", "background_lr")}
-        schedule = Schedule(Row(step=torch.arange(9), **rows))
+        schedule = Schedule(Row(step=torch.arange(9), number=torch.arange(1, 10), **rows))
         counter = torch.zeros(1, dtype=torch.int64)
     with Pretended() as watched:
         metrics = step(schedule.at(counter))

@@ -1,0 +1,20 @@
+"""How Triton measures a step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..options import OPTIONS, launch
+from .kernels import measure_kernel
+
+
+def measure(sigma: Tensor, opacity: Tensor, emptiness: Tensor, update: Tensor, sums: Tensor) -> Tensor:
+    """See `sjc_fast.kernels.measure`."""
+    out = torch.empty(5, device=sigma.device)
+    with torch.cuda.device_of(sigma):
+        launch(measure_kernel, 1)(
+            sigma, opacity, emptiness, update, sums, out, len(sigma), opacity.numel(), update.numel(), len(sums),
+            BLOCK=4096, **(OPTIONS | {"num_warps": 16}),
+        )  # fmt: skip
+    return out
