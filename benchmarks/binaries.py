@@ -109,7 +109,7 @@ def variants() -> list[Variant]:
             backward.kernel,
             fixed,
             backward.types | wide,
-            registers=launch.BACKWARD_REGISTERS,
+            registers=launch.FIXED_REGISTERS,
         )
     )
     rays = {"C": 4, "RAYS": composite.RAYS_A_PROGRAM, "LANES": composite.LANES_A_RAY}

@@ -100,6 +100,12 @@ def corner(c: tl.constexpr, x, y, z, fx, fy, fz, width, height, depth):
 
     Outside the grid the weight is 0 and the index that of a voxel inside, so that nothing else need be masked.
     """
+    return corner_along(c, x, y, z, fx, fy, fz, width, height, depth, (1, width, width * height), 0)
+
+
+@triton.jit
+def corner_along(c: tl.constexpr, x, y, z, fx, fy, fz, width, height, depth, strides, origin):
+    """`corner`, where voxels along the axes lie `strides` apart from the first one, `origin`."""
     cx, cy, cz = x + c % 2, y + c // 2 % 2, z + c // 4
     wx = fx if c % 2 else 1 - fx
     wy = fy if c // 2 % 2 else 1 - fy
@@ -110,7 +116,7 @@ def corner(c: tl.constexpr, x, y, z, fx, fy, fz, width, height, depth):
     cx = tl.minimum(tl.maximum(cx, 0), width - 1)
     cy = tl.minimum(tl.maximum(cy, 0), height - 1)
     cz = tl.minimum(tl.maximum(cz, 0), depth - 1)
-    return (cz * height + cy) * width + cx, wx * wy * wz
+    return origin + cz * strides[2] + cy * strides[1] + cx * strides[0], wx * wy * wz
 
 
 @triton.jit

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from ..bricks.kernels import BRICK
-from ..maths import PI, atan2, cell, color, corner, log1p, opacity_of, softplus, tan
+from ..maths import PI, atan2, cell, color, corner, corner_along, log1p, opacity_of, softplus, tan
 
 GATE: tl.constexpr = tl.constexpr(1e-4)  # features are fetched only where the weight exceeds this
 EARLY_STOP: tl.constexpr = tl.constexpr(1e-6)  # transmittance below which a ray ends
@@ -101,25 +101,25 @@ def known_sums(up, up_depth, up_opacity, up_penalty, behind, features, depth, op
 
 
 @triton.jit
-def fetch_density(grid, x, y, z, fx, fy, fz, width, height, depth, mask):
+def fetch_density(grid, x, y, z, fx, fy, fz, width, height, depth, strides, origin, mask):
     """Trilinear raw density."""
     raw = fx * 0
     for c in tl.static_range(8):
-        index, tri = corner(c, x, y, z, fx, fy, fz, width, height, depth)
+        index, tri = corner_along(c, x, y, z, fx, fy, fz, width, height, depth, strides, origin)
         raw += tri * tl.load(grid + index, mask, other=0.0).to(tl.float32)
     return raw
 
 
 @triton.jit
 def fetch_features(
-    grid, x, y, z, fx, fy, fz, width, height, depth, mask, C: tl.constexpr, STRIDE: tl.constexpr
+    grid, x, y, z, fx, fy, fz, width, height, depth, strides, origin, mask, C: tl.constexpr, STRIDE: tl.constexpr
 ):  # fmt: skip
     """Trilinear raw features, with a last axis of 4 (zero beyond C): one vector load a corner where STRIDE is 4."""
     channel = tl.arange(0, 4)
     wanted = tl.expand_dims(mask, 1) & ((channel < C) if STRIDE < 4 else (channel < 4))
     raw = tl.expand_dims(fx * 0, 1) + channel * 0.0
     for c in tl.static_range(8):
-        index, tri = corner(c, x, y, z, fx, fy, fz, width, height, depth)
+        index, tri = corner_along(c, x, y, z, fx, fy, fz, width, height, depth, strides, origin)
         value = tl.load(grid + tl.expand_dims(index, 1) * STRIDE + channel, wanted, other=0.0)
         raw += tl.expand_dims(tri, 1) * value.to(tl.float32)
     return tl.where(channel < C, raw, 0.0)
@@ -247,6 +247,7 @@ def march_forward(
     lit = tl.zeros([RAYS * LANES, 4], tl.float32)
     opacity, depth, d_emptiness, penalty = optical_depth, optical_depth, optical_depth, optical_depth
     stop = row * 0
+    strides = (1, grid_width, grid_width * grid_height)
     segment = 0
     while segment < SEGMENTS:
         if segment > 0:
@@ -276,7 +277,9 @@ def march_forward(
                     ahead = tl.minimum(tl.floor((leave - entry) / step), end.to(tl.float32)).to(tl.int32)
                     after = tl.where(empty, tl.maximum(after, ahead), after)
                     inside &= empty == 0
-                raw = fetch_density(density, x, y, z, fx, fy, fz, grid_width, grid_height, grid_depth, inside)
+                raw = fetch_density(
+                    density, x, y, z, fx, fy, fz, grid_width, grid_height, grid_depth, strides, 0, inside
+                )
                 dense = softplus(scale * raw + density_shift)[0]
                 thickness = tl.where(inside, dense * step, 0.0)
                 scanned = tl.minimum(thickness, OPAQUE)
@@ -286,7 +289,21 @@ def march_forward(
                 bright = weight > GATE
                 if tl.max(bright.to(tl.int32)) > 0:
                     fetched = fetch_features(
-                        features, x, y, z, fx, fy, fz, grid_width, grid_height, grid_depth, bright, C, STRIDE
+                        features,
+                        x,
+                        y,
+                        z,
+                        fx,
+                        fy,
+                        fz,
+                        grid_width,
+                        grid_height,
+                        grid_depth,
+                        strides,
+                        0,
+                        bright,
+                        C,
+                        STRIDE,
                     )
                     if SIGMOID:
                         fetched = color(fetched)[0]
@@ -379,20 +396,41 @@ def fixed_point(value, fixed_scale):
 
 @triton.jit
 def flush(
-    grad_density, grad_features, x, y, z, width, height, depth,
-    sums_density, sums_weight, upstream, changed, opened, fixed_density, fixed_features,
-    MERGE: tl.constexpr, FIXED: tl.constexpr,
+    grad_density, grad_features, x, y, z, sizes, strides, origin,
+    sums, sums_weight, upstream, leaving, fixed_density, fixed_features,
+    AXIS: tl.constexpr, MERGE: tl.constexpr, FIXED: tl.constexpr,
 ):  # fmt: skip
-    """Add the sums of a finished cell to the gradients of its eight voxels."""
+    """Add the sums of voxels that rays leave behind to the gradients: those at a cell's near side along AXIS, or all
+    eight if AXIS is 3. Sums of nothing are left out."""
     channel = tl.arange(0, 4)
-    zero = sums_density[0] * 0
+    zero = sums[0] * 0
     for c in tl.static_range(8):
-        index = corner(c, x, y, z, zero, zero, zero, width, height, depth)[0]
-        add(grad_density + index, sums_density[c], changed, fixed_density, FIXED)
-        if MERGE:
-            where = grad_features + tl.expand_dims(index * 4, 1) + channel
-            value = tl.expand_dims(sums_weight[c], 1) * upstream
-            add(where, value, tl.expand_dims(changed & opened, 1), fixed_features, FIXED)
+        if AXIS == 3 or c >> AXIS & 1 == 0:
+            index = corner_along(c, x, y, z, zero, zero, zero, sizes[0], sizes[1], sizes[2], strides, origin)[0]
+            add(grad_density + index, sums[c], leaving & (sums[c] != 0), fixed_density, FIXED)
+            if MERGE:
+                where = grad_features + tl.expand_dims(index * 4, 1) + channel
+                value = tl.expand_dims(sums_weight[c], 1) * upstream
+                add(where, value, tl.expand_dims(leaving & (sums_weight[c] != 0), 1), fixed_features, FIXED)
+
+
+@triton.jit
+def shift(sums, moved, AXIS: tl.constexpr):
+    """The sums of the next cell along AXIS, where a ray moved there: its near side was the far side."""
+    new = ()
+    for c in tl.static_range(8):
+        beyond = sums[c + (1 << AXIS)] if c >> AXIS & 1 == 0 else 0.0
+        new = new + (tl.where(moved, beyond, sums[c]),)
+    return new
+
+
+@triton.jit
+def mirror(start, direction, size, stride):
+    """An axis reversed where rays go down it: start and direction of the position in voxels, the voxel that is then
+    first, and the stride of voxels."""
+    down = direction < 0
+    start = tl.where(down, (size - 1) - start, start)
+    return start, tl.abs(direction), tl.where(down, (size - 1) * stride, 0), tl.where(down, -stride, stride)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -492,8 +530,13 @@ def march_backward(
     k = samples_per_segment * segment
     end = tl.minimum(k + samples_per_segment, tl.load(out_stop + at, valid, other=0))
     rounds = tl.max(end - k)
-    last_x, last_y, last_z = row * 0 - 9, row * 0, row * 0
-    held, opened = row < 0, row < 0  # nothing to flush yet
+    # Rays go up every axis of the grid as they see it, so that a cell's near side is the one that they leave.
+    ax, bx, origin_x, stride_x = mirror(ax, bx, grid_width, 1)
+    ay, by, origin_y, stride_y = mirror(ay, by, grid_height, grid_width)
+    az, bz, origin_z, stride_z = mirror(az, bz, grid_depth, grid_width * grid_height)
+    origin = origin_x + origin_y + origin_z
+    sizes, strides = (grid_width, grid_height, grid_depth), (stride_x, stride_y, stride_z)
+    last_x, last_y, last_z = row * 0 - 9, row * 0 - 9, row * 0 - 9
     zero = dx * 0
     sums = (zero, zero, zero, zero, zero, zero, zero, zero)
     sums_weight = (zero, zero, zero, zero, zero, zero, zero, zero)
@@ -507,15 +550,34 @@ def march_backward(
         x, fx = cell(ax + t * bx)
         y, fy = cell(ay + t * by)
         z, fz = cell(az + t * bz)
-        moved = inside & ((x != last_x) | (y != last_y) | (z != last_z))
-        flush(
-            grad_density, grad_features, last_x, last_y, last_z, grid_width, grid_height, grid_depth,
-            sums, sums_weight, up, moved & held, opened, fixed_density, fixed_features, MERGE, FIXED,
-        )  # fmt: skip
-        last_x, last_y, last_z = tl.where(moved, x, last_x), tl.where(moved, y, last_y), tl.where(moved, z, last_z)
-        held, opened = held | moved, opened & (moved == 0)
+        jumped = inside & ((x > last_x + 1) | (y > last_y + 1) | (z > last_z + 1))
+        if tl.max(jumped.to(tl.int32)) > 0:  # at first, and where a step is longer than a voxel
+            flush(
+                grad_density, grad_features, last_x, last_y, last_z, sizes, strides, origin, sums, sums_weight, up,
+                jumped, fixed_density, fixed_features, 3, MERGE, FIXED,
+            )  # fmt: skip
+            none, none_weight = (), ()
+            for c in tl.static_range(8):
+                none = none + (tl.where(jumped, 0.0, sums[c]),)
+                none_weight = none_weight + (tl.where(jumped, 0.0, sums_weight[c]),)
+            sums, sums_weight = none, none_weight
+        for axis in tl.static_range(3):
+            moved = inside & ((x, y, z)[axis] != (last_x, last_y, last_z)[axis])
+            flush(
+                grad_density, grad_features, last_x, last_y, last_z, sizes, strides, origin, sums, sums_weight, up,
+                moved, fixed_density, fixed_features, axis, MERGE, FIXED,
+            )  # fmt: skip
+            sums = shift(sums, moved, axis)
+            if MERGE:
+                sums_weight = shift(sums_weight, moved, axis)
+            if axis == 0:
+                last_x = tl.where(moved, x, last_x)
+            elif axis == 1:
+                last_y = tl.where(moved, y, last_y)
+            else:
+                last_z = tl.where(moved, z, last_z)
 
-        raw = fetch_density(density, x, y, z, fx, fy, fz, grid_width, grid_height, grid_depth, inside)
+        raw = fetch_density(density, x, y, z, fx, fy, fz, grid_width, grid_height, grid_depth, strides, origin, inside)
         dense, logistic = softplus(scale * raw + density_shift)
         thickness = dense * step
         transmittance = tl.exp(-optical_depth)
@@ -523,7 +585,9 @@ def march_backward(
         bright = weight > GATE
         d_emptiness = beta / (1 + beta * weight)
         d_weight = base + up_depth * t + up_penalty * d_emptiness
-        fetched = fetch_features(features, x, y, z, fx, fy, fz, grid_width, grid_height, grid_depth, bright, C, STRIDE)
+        fetched = fetch_features(
+            features, x, y, z, fx, fy, fz, grid_width, grid_height, grid_depth, strides, origin, bright, C, STRIDE
+        )
         d_raw_features = up
         if SIGMOID:
             fetched, d_color = color(fetched)
@@ -537,13 +601,12 @@ def march_backward(
         optical_depth += tl.where(inside, thickness, 0.0)
 
         lit = tl.where(bright, weight, 0.0)
-        opened |= bright
         new, new_weight = (), ()
         for c in tl.static_range(8):
-            index, tri = corner(c, x, y, z, fx, fy, fz, grid_width, grid_height, grid_depth)
-            new = new + (tl.where(moved, 0.0, sums[c]) + tri * d_raw,)
+            index, tri = corner_along(c, x, y, z, fx, fy, fz, grid_width, grid_height, grid_depth, strides, origin)
+            new = new + (sums[c] + tri * d_raw,)
             if MERGE:
-                new_weight = new_weight + (tl.where(moved, 0.0, sums_weight[c]) + tri * lit,)
+                new_weight = new_weight + (sums_weight[c] + tri * lit,)
             else:
                 spot = grad_features + tl.expand_dims(index * 4, 1) + channel
                 value = tl.expand_dims(tri * lit, 1) * d_raw_features
@@ -554,8 +617,8 @@ def march_backward(
         k += 1
         rounds -= 1
     flush(
-        grad_density, grad_features, last_x, last_y, last_z, grid_width, grid_height, grid_depth,
-        sums, sums_weight, up, held, opened, fixed_density, fixed_features, MERGE, FIXED,
+        grad_density, grad_features, last_x, last_y, last_z, sizes, strides, origin, sums, sums_weight, up,
+        valid, fixed_density, fixed_features, 3, MERGE, FIXED,
     )  # fmt: skip
 
     fixed_background, fixed_scale = 1.0, 1.0

@@ -15,7 +15,7 @@ from .emptiness import penalty_gradient
 
 #: Lanes that fill a large GPU: rays are split, forward over neighboring lanes, backward into segments, to reach it.
 FULL = 1 << 16
-FORWARD_REGISTERS, BACKWARD_REGISTERS = 96, 128  # at most, a thread
+FORWARD_REGISTERS, BACKWARD_REGISTERS, FIXED_REGISTERS = 96, 136, 192  # at most, a thread
 
 
 def split(rays: int) -> tuple[int, int]:
@@ -119,7 +119,7 @@ def backward(
             C=channels, STRIDE=scene.features.stride(2), SIGMOID=quadrature.sigmoid,
             TEXTURE=scene.background.ndim == 3, DEPTH=upstream.depth is not None,
             OPACITY=upstream.opacity is not None, EMPTINESS=upstream.emptiness is not None, FIXED=scales is not None,
-            SEGMENTS=segments, LANES=lanes, SPAN=span, **tile, **OPTIONS, maxnreg=BACKWARD_REGISTERS,
+            SEGMENTS=segments, LANES=lanes, SPAN=span, **tile, **OPTIONS, maxnreg=BACKWARD_REGISTERS if scales is None else FIXED_REGISTERS,
         )  # fmt: skip
 
 

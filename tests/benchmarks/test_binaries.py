@@ -40,7 +40,8 @@ def test_nothing_spills(rows):
 def test_registers(rows):
     for row in rows:
         if row["name"].startswith("march"):
-            assert row["registers"] <= (96 if "forward" in row["name"] else 128), row
+            most = 96 if "forward" in row["name"] else 192 if "deterministic" in row["name"] else 136
+            assert row["registers"] <= most, row
 
 
 @pytest.mark.slow
@@ -54,8 +55,9 @@ def test_the_march_loads_and_reduces_by_vectors_without_barriers(rows, arch):
         assert row["loop_barriers"] == 0, row
         assert row["loop_shared"] == 0, row
         if "backward" in row["name"]:
-            assert row["loop_vector_reductions"] == 8, row
-            assert row["loop_reductions"] == 16, row
+            # Of density and features each: four voxels at a face on every axis, and eight after a jump.
+            assert row["loop_vector_reductions"] == 3 * 4 + 8, row
+            assert row["loop_reductions"] == 2 * (3 * 4 + 8), row
 
 
 @pytest.mark.slow

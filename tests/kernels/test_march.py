@@ -87,6 +87,17 @@ def test_against_float64(code, kind, camera, channels, plain):
     assert_matches(mine, truth)
 
 
+@pytest.mark.parametrize("step_ratio", [0.13, 1.0, 3.7])
+def test_gradients_where_rays_cross_few_cells_a_step_or_many(code, step_ratio):
+    """From the eight corners of space: rays go up and down every axis, and leave cells by faces, edges and corners."""
+    field = make_field("random", channels=4, box=UNEVEN).to(code.device)
+    azimuth = torch.tensor([45.0, 135.0, 225.0, 315.0]).repeat(2)
+    cameras = orbit(azimuth, torch.tensor([35.0, -35.0]).repeat_interleave(4), 2.3, 60.0).to(code.device)
+    truth_field, truth_cameras, _ = doubled(field, cameras)
+    mine = run(field, cameras, 6, code.backend, step_ratio=step_ratio)
+    assert_matches(mine, run(truth_field, truth_cameras, 6, "reference", step_ratio=step_ratio))
+
+
 @pytest.mark.parametrize("kind", ["empty", "opaque"])
 def test_extreme_scenes_against_float64(code, kind):
     field, cameras = make_field(kind, box=UNEVEN).to(code.device), make_cameras("outside")[:1].to(code.device)
