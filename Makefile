@@ -10,7 +10,7 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 export PROMPT
 
-.PHONY: help setup train test test-fast test-gpu-code test-triton lint format sanitize benchmark wheel clean
+.PHONY: help setup train test test-fast test-gpu-code test-triton test-fakecuda lint format sanitize benchmark wheel clean
 
 help:
 	@echo 'make train PROMPT="a red mushroom"   make a 3D object'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test-fast                       some tests of every room, in under two minutes'
 	@echo 'make test-gpu-code                    the kernels as compiled for a GPU, executed without one'
 	@echo 'make test-triton                      the kernels as the oldest Triton that is allowed compiles them'
+	@echo 'make test-fakecuda                   PyTorch on a CUDA runtime without a device: captures, launches, memory'
 	@echo 'make sanitize                        the tests of the C++ code, with sanitizers'
 	@echo 'make benchmark                       pytest-benchmark timings'
 	@echo 'make wheel                           build dist/*.whl'
@@ -35,18 +36,20 @@ $(VENV)/.ready: setup.py constraints.txt
 train: setup
 	@$(BIN)/sjc-fast train --prompt "$$PROMPT" $(ARGS)
 
+CPP := kernels/csrc/* tests/fakecuda/*.cpp
+
 # The link shows sjc_fast.kernels, which lies in kernels/, to tools that only read.
 lint: setup
 	@ln -sfn ../kernels sjc_fast/kernels
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror kernels/csrc/*
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i kernels/csrc/*
+	$(BIN)/clang-format -i $(CPP)
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
@@ -71,6 +74,18 @@ test-triton: setup
 	SJC_BINARIES_PYTHON=$(VENV)/triton-$(TRITON)/bin/python SJC_BINARIES_ARCHS="75 80 86 89 90 100 120" \
 	$(BIN)/python -m pytest tests/benchmarks/test_binaries.py
 
+# PyTorch's CUDA code on a CUDA runtime without a device. FAKE_VENV names a virtual environment with torch 2.11 for CUDA 13
+# and the project's other requirements; without it one is made, of about 5 GB. ARGS: --only SCENARIOS, --save.
+FAKE_VENV ?=
+test-fakecuda: $(if $(FAKE_VENV),,.fakecuda/.ready)
+	$(or $(FAKE_VENV),.fakecuda/venv)/bin/python -m tests.fakecuda $(ARGS)
+
+.fakecuda/.ready: setup.py constraints.txt
+	$(PYTHON) -m venv .fakecuda/venv
+	grep -v '^torch==' constraints.txt > .fakecuda/constraints.txt
+	.fakecuda/venv/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c .fakecuda/constraints.txt torch==2.11.0 -e .
+	@touch $@
+
 # The C++ code built with address and undefined-behavior sanitizers, through all the tests that run it.
 sanitize: setup
 	SJC_FAST_CXXFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" \
@@ -86,4 +101,4 @@ wheel: setup
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .fakecuda build dist *.egg-info .pytest_cache .ruff_cache

