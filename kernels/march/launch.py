@@ -107,6 +107,7 @@ def backward(
     tiles = count_tiles(tile, height, width)
     span = segments if INTERPRETING else 1
     unused = saved.features  # an address that a kernel gets and does not read
+    registers = BACKWARD_REGISTERS if scales is None else FIXED_REGISTERS
     with torch.cuda.device_of(scene.density):
         launch(kernels.march_backward, tiles, segments // span, views)(
             *_contiguous(scene), saved.features, saved.depth, saved.opacity, saved.d_emptiness, saved.stop,
@@ -119,7 +120,7 @@ def backward(
             C=channels, STRIDE=scene.features.stride(2), SIGMOID=quadrature.sigmoid,
             TEXTURE=scene.background.ndim == 3, DEPTH=upstream.depth is not None,
             OPACITY=upstream.opacity is not None, EMPTINESS=upstream.emptiness is not None, FIXED=scales is not None,
-            SEGMENTS=segments, LANES=lanes, SPAN=span, **tile, **OPTIONS, maxnreg=BACKWARD_REGISTERS if scales is None else FIXED_REGISTERS,
+            SEGMENTS=segments, LANES=lanes, SPAN=span, **tile, **OPTIONS, maxnreg=registers,
         )  # fmt: skip
 
 
