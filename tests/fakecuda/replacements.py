@@ -39,3 +39,14 @@ def replace_for_benchmarks() -> None:
     # The work of a rendering, which is found by rendering; figures of the right size stand for it.
     work = {"samples": 800_000, "bright": 400_000, "cells": 400_000, "bright_cells": 200_000}
     gpu_kernels.count_work = lambda *_: dict(work)
+
+
+def replace_for_compilation() -> None:
+    """For `torch.compile`, whose own launcher loads what it compiled through the driver, not through Triton's."""
+    from torch._inductor import config
+    from torch._inductor.runtime import triton_helpers
+
+    config.use_static_cuda_launcher = False
+    config.compile_threads = 1  # its processes would not have the Python side of the device
+    # It would choose among the drivers that find a device.
+    triton_helpers.set_driver_to_gpu = lambda: None

@@ -10,4 +10,5 @@ SCENARIOS: dict[str, dict[str, str]] = {
     "preview": {},
     "resume": {},
     "quick": {},
+    "compiled": {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"},
 }

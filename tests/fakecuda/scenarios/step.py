@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -21,8 +22,10 @@ def run() -> dict[str, Any]:
     model = steps.stand_in(s)
     runs.forget()
     trainer = runs.start(s, model)
+    began = time.monotonic()
     eager, captured = runs.capture(trainer)
     found: dict[str, Any] = {
+        "seconds_until_captured": time.monotonic() - began,
         "attention": model.attention.name,
         "eager_launches": eager.launches.total(),
         "nodes": captured.nodes.total(),
