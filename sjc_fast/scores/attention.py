@@ -157,8 +157,13 @@ def _problem(backend: SDPBackend, inputs: tuple[Tensor, Tensor, Tensor], truth: 
     except RuntimeError as error:
         said = " ".join(str(error).split())
         return None if "No available kernel" in said or "No viable backend" in said else f"it fails ({said[:100]})"
-    error = float((answer - truth).square().mean().sqrt() / truth.square().mean().sqrt())
+    error = relative_error(answer, truth)
     return None if error < TOLERANCE[inputs[0].dtype] else f"it is off by {error:.1e}"
+
+
+def relative_error(answer: Tensor, truth: Tensor) -> float:
+    """Root mean square of the difference, by that of the truth (waits for the device)."""
+    return float((answer - truth).square().mean().sqrt() / truth.square().mean().sqrt())
 
 
 def trust_cudnn(version: int | None, width: int) -> bool:
