@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -33,6 +34,8 @@ def main() -> int:
     if options.save and options.only:
         parser.error("--save is for all scenarios")
     library = build(options.build.resolve())
+    if options.save:  # the seconds until a step is captured are those of a first run
+        shutil.rmtree(library.with_name("triton"), ignore_errors=True)
     found = {name: scenario(name, library) for name in chosen}
     print(json.dumps(found, indent=1))
     failed = [name for name, figures in found.items() if figures is None]
