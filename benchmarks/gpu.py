@@ -33,6 +33,7 @@ SECTIONS = {
     "graphs": "gpu_kernels.graphs",
     "paper": "gpu_kernels.paper_times",
     "replays": "steps.replays",
+    "network": "steps.network",
     "rates": "gpu_kernels.rates",
     "reference": "gpu_kernels.reference_times",
     "march": "gpu_kernels.march_times",
@@ -45,9 +46,9 @@ SECTIONS = {
     "skipping": "gpu_kernels.skipping",
     "sanitizer": "gpu_kernels.sanitizer",
 }
-QUICK = ("numerics", "operations", "graphs", "paper", "replays")
+QUICK = ("numerics", "operations", "graphs", "paper", "replays", "network")
 #: Sections whose kernels are compiled beforehand, each line by a process of its own.
-COMPILED_APART = ("numerics", "operations", "graphs,paper,skipping", "march", "plans,determinism")
+COMPILED_APART = ("numerics", "operations", "graphs,paper,skipping", "march", "plans,determinism", "network")
 BUDGET = {"quick": 110, "whole": 500}  # seconds
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sjc_fast.kernels import adamax
+from sjc_fast.kernels import adamax, unet
 from sjc_fast.kernels import bricks as skippable
 from sjc_fast.kernels import march as marching
 from sjc_fast.kernels.composite import composite
@@ -22,6 +22,7 @@ from sjc_fast.kernels.march import launch
 from sjc_fast.kernels.noise import normal
 from sjc_fast.kernels.paas import Coefficients, fused_paas_update, perturb
 from sjc_fast.kernels.trilinear import trilinear_sample
+from sjc_fast.kernels.unet import reference as unet_reference
 from sjc_fast.rendering import render
 from sjc_fast.rendering.checks import (
     FEATURE_FLIP,
@@ -42,11 +43,11 @@ from .session import Session
 from .work import count_work, floors
 
 # Triton's code, also where there is no GPU: toy sizes go through its interpreter, not through the C++ code.
-march, march_forward, march_accumulate, march_skip, adamax_step, adam_step, brick_maximum = (
+march, march_forward, march_accumulate, march_skip, adamax_step, adam_step, adamax_steps, brick_maximum = (
     functools.partial(function, backend="triton")
     for function in (
         marching.march, marching.march_forward, marching.march_accumulate, marching.march_skip,
-        adamax.adamax_step, adamax.adam_step, skippable.brick_maximum,
+        adamax.adamax_step, adamax.adam_step, adamax.adamax_steps, skippable.brick_maximum,
     )
 )  # fmt: skip
 
@@ -109,7 +110,7 @@ def operations(s: Session) -> list[dict[str, Any]]:
             step(param, gradient, *moments, rate, torch.tensor(k, device=device))
         error = float((param - twin.detach()).abs().max())
         found.append({"op": name, "error": error, "limit": 1e-5, **time_update(s, step, resolution)})
-    found += batches(s)
+    found += [*batches(s), field_step(s), *between_products(s)]
     for entry_ in found:
         entry_["passes"] = entry_["error"] < entry_["limit"]
     return found
@@ -168,6 +169,63 @@ def batches(s: Session) -> list[dict[str, Any]]:
         found.append(
             {"op": f"paas update, N = {samples}", "error": error, "limit": 1e-3, "seconds": s.clock.samples(answer)}
         )
+    return found
+
+
+def field_step(s: Session) -> dict[str, Any]:
+    """The optimizer step of a whole field in one launch against PyTorch's, a step after another."""
+    side = 5 if s.small else 100
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(side, side, side), (side, side, side, 4), (), (4, 4, 4)]
+    params = [torch.randn(shape, generator=generator).to(s.device) for shape in shapes]
+    twins = [param.clone().requires_grad_() for param in params]
+    theirs = torch.optim.Adamax(twins, lr=0.05)
+    rate, step = torch.tensor(0.05, device=s.device), torch.tensor(1, device=s.device)
+    texture = torch.empty(4, 4, 4, device=s.device).permute(2, 0, 1)  # as the march lays it out
+    grads = [*(torch.empty_like(param) for param in params[:3]), texture]
+    moves = [
+        adamax.Move(param, grad, torch.zeros_like(param), torch.zeros_like(param), rate)
+        for param, grad in zip(params, grads, strict=True)
+    ]
+    for grad, twin in zip(grads, twins, strict=True):
+        grad.copy_(torch.randn(grad.shape, generator=generator))
+        twin.grad = grad.clone(memory_format=torch.contiguous_format)
+    theirs.step()
+    adamax_steps(moves, step)
+    error = max(float((param - twin.detach()).abs().max()) for param, twin in zip(params, twins, strict=True))
+    row = {"op": "adamax of a field", "error": error, "limit": 1e-5}
+    seconds = s.clock.samples(lambda: adamax_steps(moves, step))
+    return row | {"seconds": seconds, "bytes": 8 * 4 * sum(param.numel() for param in params)}
+
+
+def between_products(s: Session) -> list[dict[str, Any]]:
+    """Normalizations and gate of Stable Diffusion's UNet, of a large and a small map, against PyTorch in float32."""
+    found = []
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(4, 64)] if s.small else [(64, 320), (8, 1280)]
+    for side, channels in sizes:
+
+        def numbers(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=generator).to(s.device, torch.float16)
+
+        x, residual = numbers(2, side, side, channels), numbers(2, side, side, channels)
+        weight, offset, bias = (numbers(channels) for _ in range(3))
+        norm = (weight, offset, 32, 1e-5)
+
+        def normalize(x=x, norm=norm, residual=residual, bias=bias):
+            return unet.group_norm(x, *norm, residual=residual, bias=bias, silu=True)[0]
+
+        wide = [t.float() for t in (x, weight, offset, residual, bias)]
+        exact = unet_reference.group_norm(wide[0], *wide[1:3], *norm[2:], residual=wide[3], bias=wide[4], silu=True)[0]
+        calls = {"group_norm": (normalize, exact)}
+        rows = x.flatten(1, 2)
+        exact = unet_reference.layer_norm(rows.float(), *wide[1:3], 1e-5)[0]
+        calls["layer_norm"] = (functools.partial(unet.layer_norm, rows, weight, offset, 1e-5), exact)
+        calls["geglu"] = (functools.partial(unet.geglu, rows), unet_reference.geglu(rows.float()))
+        for name, (call, truth) in calls.items():
+            error = float((call().float() - truth).abs().max())
+            row = {"op": f"{name}, {side}^2 x {channels}", "error": error, "limit": 0.02}  # a rounding of size 8
+            found.append(row | {"seconds": s.clock.samples(call)})
     return found
 
 

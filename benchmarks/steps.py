@@ -29,6 +29,7 @@ from sjc_fast.rendering import render
 from sjc_fast.runs.settings import PRESETS, default_config
 from sjc_fast.scores.attention import choose_attention, xformers_problem
 from sjc_fast.scores.diffusers import prepare
+from sjc_fast.scores.fused_unet import FusedUNet
 from sjc_fast.training import graphs
 from sjc_fast.training.config import TrainConfig, merge
 from sjc_fast.training.losses import upstream_gradients
@@ -105,6 +106,24 @@ def replays(s: Session) -> dict[str, Any]:
     found |= {"step_ms": 1e3 * median(taken), "step_seconds": taken, "one_step": one_step_apart(run)}
     passes = run.is_finite() and found["one_step"]["metrics"] < 1e-3 and found["one_step"]["field"] < 0.02
     return found | {"passes": bool(passes and (found["captured"] or s.device.type != "cuda"))}
+
+
+@torch.no_grad()
+def network(s: Session) -> dict[str, Any]:
+    """The network called with fused kernels against diffusers' own call: the difference, and the time of each."""
+    model = stand_in(s, fused=False)
+    dtype, size = model.dtype, model.unet.config.sample_size
+    x = torch.randn(2, model.channels, size, size, device=s.device).to(dtype, memory_format=torch.channels_last)
+    inputs = (x, torch.tensor([20.0, 700.0], device=s.device), model.encode(["a", "b"]).to(dtype))
+    with model.attention.active():
+        calls = {"fused": functools.partial(FusedUNet(model.unet), *inputs),
+                 "diffusers": functools.partial(model.unet, *inputs, return_dict=False)}  # fmt: skip
+        ours, theirs = (call()[0].float() for call in calls.values())
+        found: dict[str, Any] = {"difference": float((ours - theirs).norm() / theirs.norm())}
+        limit = 1e-5 if dtype == torch.float32 else 1e-2  # roundings of half precision in some hundred layers
+        found |= {"limit": limit, "passes": found["difference"] < limit}
+        repeats = 1 if s.small else 20
+        return found | {f"{name}_seconds": s.clock.samples(call, repeats) for name, call in calls.items()}
 
 
 def step_times(s: Session) -> list[dict[str, Any]]:

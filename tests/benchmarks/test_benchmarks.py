@@ -45,6 +45,7 @@ def test_the_gpu_script_at_toy_sizes(tmp_path):
     assert result["verdict"] == {"note": "toy sizes: nothing to judge"}
     assert result["works"]["march is the reference's"]
     assert result["works"]["Stable Diffusion's step is captured and replayed"]
+    assert result["works"]["the network's fused call answers as diffusers' own"]
     assert result["works"]["a captured step does what the eager one does"] is None  # there is no device
     modes = {row["mode"]: row for row in result["steps"]}
     assert set(modes) == {"plain", "graph", "compiled"}

@@ -10,5 +10,6 @@ SCENARIOS: dict[str, dict[str, str]] = {
     "preview": {},
     "resume": {},
     "quick": {},
+    "regular": {},
     "compiled": {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"},
 }
