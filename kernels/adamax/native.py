@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..bricks import brick_maximum
 from ..native import load
+from .layout import gradient_rows
 
 
 def update(
@@ -48,7 +49,12 @@ def update_parts(
 ) -> Tensor:
     """See `sjc_fast.kernels.adamax`."""
     for param, grad, first, second, rate in zip(params, grads, firsts, seconds, rates, strict=True):
-        plain = grad.contiguous()
+        inner, far, near = gradient_rows(grad)
+        in_rows = near == 1 and inner == grad.shape[-1]
+        if in_rows:  # padded, as the C++ code takes it
+            grad = grad.as_strided((*grad.shape[:-1], far), grad.stride())
+        plain = grad if in_rows else grad.contiguous()
         load().optimizer_step(param, plain, first, second, rate, step, *betas, epsilon, adam)
-        grad.zero_()
+        if plain is not grad:
+            grad.zero_()
     return torch.stack([param.sum() for param in params])

@@ -289,22 +289,9 @@ def march_forward(
                 bright = weight > GATE
                 if tl.max(bright.to(tl.int32)) > 0:
                     fetched = fetch_features(
-                        features,
-                        x,
-                        y,
-                        z,
-                        fx,
-                        fy,
-                        fz,
-                        grid_width,
-                        grid_height,
-                        grid_depth,
-                        strides,
-                        0,
-                        bright,
-                        C,
-                        STRIDE,
-                    )
+                        features, x, y, z, fx, fy, fz, grid_width, grid_height, grid_depth, strides, 0, bright,
+                        C, STRIDE,
+                    )  # fmt: skip
                     if SIGMOID:
                         fetched = color(fetched)[0]
                     lit += tl.expand_dims(tl.where(bright, weight, 0.0), 1) * fetched

@@ -105,5 +105,5 @@ def _check(x: Tensor, expected: list[tuple[Tensor | None, torch.Size | tuple[int
             raise ValueError(f"a tensor is {list(tensor.shape)} where {list(shape)} is needed")
         if tensor.dtype != x.dtype or not tensor.is_contiguous():
             raise ValueError("the tensors must be contiguous, and of one type")
-        if 2 * tensor.numel() >= 2**31:
+        if tensor.numel() >= 2**31 - 2**16:  # with room for a block that ends beyond it
             raise ValueError("the kernels count in 32 bits")

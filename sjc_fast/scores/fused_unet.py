@@ -40,6 +40,8 @@ EXTRAS = (
     "center_input_sample",
     "dual_cross_attention",
 )
+LARGEST = 2**31 - 2**17
+"""Numbers of a tensor, at most: kernels count in 32 bits. The largest is a gated perceptron's at the first level."""
 
 
 @dataclass
@@ -78,7 +80,8 @@ class FusedUNet(nn.Module):
         self.unet, self.config = unet, unet.config
         time: Any = unet.time_proj
         half = time.num_channels // 2
-        exponent = torch.arange(half) * -math.log(10000) / (half - time.downscale_freq_shift)
+        places = torch.arange(half, device=unet.conv_in.weight.device)
+        exponent = places * -math.log(10000) / (half - time.downscale_freq_shift)
         self.register_buffer("frequencies", torch.exp(exponent), persistent=False)
 
     def forward(self, x: Tensor, tick: Tensor, text: Tensor, **_: Any) -> tuple[Tensor]:
@@ -86,6 +89,10 @@ class FusedUNet(nn.Module):
         unet: Any = self.unet
         if any(side % 2**unet.num_upsamplers for side in x.shape[2:]):  # which its own code rounds up and cuts
             return unet(x, tick, text, return_dict=False)
+        most = max(1, LARGEST // (8 * unet.config.block_out_channels[0] * x[0, 0].numel()))
+        if len(x) > most:
+            parts = zip(*(given.split(most) for given in (x, tick, text)), strict=True)
+            return (torch.cat([self(*part)[0] for part in parts]),)
         time = functional.silu(unet.time_embedding(self._embed(tick).to(x.dtype)))
         h = Waiting(_convolve(unet.conv_in, x.permute(0, 2, 3, 1)), bias=unet.conv_in.bias)
         skips = [h]

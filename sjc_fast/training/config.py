@@ -304,7 +304,7 @@ def _plain(number: float) -> str:
 #: Settings by the names that they had in files of earlier versions, which are read, and by which runs are told apart.
 FORMER_NAMES = {"sampling": "law", "background_color": "background_colour"}
 
-#: Options that do not change the result, and so may differ when a run is resumed.
+#: Options that do not change the result, but for roundings on a device, and so may differ when a run is resumed.
 FREE_TO_CHANGE = ("output", "resume", "device", "log", "graph", "fuse", "memory_limit")
 
 

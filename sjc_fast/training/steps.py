@@ -62,8 +62,8 @@ class Step:
         settings: of the run.
     """
 
-    measured_by: str | None = "cpu"
-    """The back end that measures it."""
+    measured_by = "cpu"
+    """The back end that measures it: "cpu" is PyTorch's operators, which take tensors of any device."""
     capturable = False
     """Whether the step never waits for the host, and so can be captured as a CUDA graph."""
 

@@ -6,6 +6,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 
 from sjc_fast.rendering.checks import DEVICE
+from sjc_fast.scores import fused_unet
 from sjc_fast.scores.diffusers import prepare
 from sjc_fast.scores.fused_unet import FusedUNet, obstacle
 from tests.support import pipelines
@@ -91,6 +92,21 @@ def test_another_attention_processor_is_asked():
 def test_sizes_that_do_not_halve_go_through_the_module_itself():
     ours, theirs = answers(make(), *question(side=9))
     assert torch.equal(ours, theirs)
+
+
+def test_a_batch_too_large_to_count_goes_through_in_parts(monkeypatch):
+    unet = make()
+    whole = FusedUNet(unet)(*question())[0]
+    monkeypatch.setattr(fused_unet, "LARGEST", 8 * 32 * 8 * 8 + 1)  # numbers of one input's largest tensor
+    seen, usual = [], FusedUNet._embed
+    monkeypatch.setattr(FusedUNet, "_embed", lambda self, tick: (seen.append(len(tick)), usual(self, tick))[1])
+    torch.testing.assert_close(FusedUNet(unet)(*question())[0], whole, rtol=1e-4, atol=1e-5)
+    assert seen == [1, 1]
+
+
+def test_it_lives_where_its_network_does():
+    tick = torch.tensor([1.0], device="meta")
+    assert FusedUNet(make().to("meta"))._embed(tick).device.type == "meta"
 
 
 @pytest.mark.parametrize(
