@@ -11,25 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from ..errors import UserError
+from ..errors import UserError, setting
+from .adapters import Adapter, adapter_of
 from .attention import AttentionChoice, check_attention, choose_attention
 from .fused_unet import FusedUNet, obstacle
 from .layout import TextWithLayout, UNetWithLayout
 from .loading import FolderSettings, PartLoader, one_line
 from .lora import Lora
 from .preconditioning import Preconditioning
+from .previews import STABLE_DIFFUSION_SCALE, linear_preview
+from .text import ClipText, TextEncoder
 
 LOG = logging.getLogger(__name__)
-
-#: RGB in [-1, 1] of a Stable Diffusion 1.x or 2.x latent, approximately: a linear fit published by K. Turner in 2022
-#: (discuss.huggingface.co/t/23204). Rows are the latent's channels.
-LATENT_TO_RGB = (
-    (0.298, 0.207, 0.208),
-    (0.187, 0.286, 0.173),
-    (-0.158, 0.189, 0.264),
-    (-0.184, -0.271, -0.473),
-)
-STABLE_DIFFUSION_SCALE = 0.18215  # the scaling factor of the VAE whose latents that fit is for
 
 
 class DiffusersModel:
@@ -38,11 +31,12 @@ class DiffusersModel:
     Args:
         unet: a `UNet2DConditionModel` in `dtype` (or anything called like one).
         scheduler: a diffusers scheduler on a beta schedule, for its prediction type and noise table.
-        text_source: loads the transformers pair of tokenizer and text encoder, when something is encoded.
+        text_source: loads the encoder of words, when something is encoded.
         vae_source: loads the VAE when something is first decoded; None for a pixel model.
         upscale: image pixels a side of one latent.
-        latent_scale: the VAE's scaling factor; that of Stable Diffusion has a linear preview.
+        latent_scale: the VAE's scaling factor; those of Stable Diffusion have a linear preview.
         settings: the folder's own.
+        adapter: how the network is asked; that of Stable Diffusion 1.x and 2.x by default.
         device, dtype: where and in what precision the network runs.
     """
 
@@ -50,12 +44,13 @@ class DiffusersModel:
         self,
         unet: Any,
         scheduler: Any,
-        text_source: Callable[[], tuple[Any, Any]],
+        text_source: Callable[[], TextEncoder],
         vae_source: Callable[[], Any] | None = None,
         *,
         upscale: int = 1,
         latent_scale: float | None = None,
         settings: FolderSettings | None = None,
+        adapter: Adapter | None = None,
         name: str = "diffusers",
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -64,13 +59,14 @@ class DiffusersModel:
         self.device, self.dtype = torch.device(device), dtype
         self.unet = unet.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self._text_source, self._vae_source = text_source, vae_source
-        self._text: tuple[Any, Any] | None = None
+        self._text: TextEncoder | None = None
+        self.adapter = adapter or Adapter(dict(unet.config), upscale)
+        self.channels, self.masked = self.adapter.channels // own.pixel_patch**2, self.adapter.masked
         self._vae: Any = None
         self.patch = own.pixel_patch
         self.vocabulary, self.settings = own.vocabulary, own.defaults
         self.name = own.name or name
         self.latent, self.upscale, self.latent_scale = vae_source is not None, upscale, latent_scale
-        self.channels = unet.config.out_channels // self.patch**2
         self.size = unet.config.sample_size * self.patch
         self.attention = AttentionChoice("sdpa")
         self.most: int | None = None  # inputs that fit into one call, once more were too many
@@ -118,7 +114,7 @@ class DiffusersModel:
     def _ask(self, inputs: tuple[Tensor, Tensor, Tensor], size: int) -> Tensor:
         parts = zip(*(x.split(size) for x in inputs), strict=True)
         with self.attention.active():
-            answers = [self.unet(x, tick, text, return_dict=False)[0] for x, tick, text in parts]
+            answers = [self.adapter.ask(self.unet, *part) for part in parts]
         return answers[0] if len(answers) == 1 else torch.cat(answers)
 
     @torch.no_grad()
@@ -133,18 +129,10 @@ class DiffusersModel:
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> Tensor:
         """Text embeddings, [B, tokens, width]. Loads the text encoder if `release_text_encoder` let it go."""
-        if self._text is None:
-            tokenizer, encoder = self._text_source()
-            self._text = tokenizer, encoder.to(self.device).eval().requires_grad_(False)
-        tokenizer, encoder = self._text
+        self._text = self._text or self._text_source()
         if self.vocabulary:
             prompts = [" ".join(self.vocabulary.words(p)) for p in prompts]
-        length = tokenizer.model_max_length
-        limit = getattr(encoder.config, "max_position_embeddings", length)
-        tokens = tokenizer(
-            prompts, padding="max_length", max_length=min(length, limit), truncation=True, return_tensors="pt"
-        )
-        return encoder(tokens.input_ids.to(self.device)).last_hidden_state
+        return self._text(prompts, self.device)
 
     def release_text_encoder(self) -> None:
         """See `ScoreModel.release_text_encoder`."""
@@ -163,7 +151,7 @@ class DiffusersModel:
         self.prepare_decoder()
         self._vae.to(self.device)
         config = self._vae.config
-        latents = features.detach().to(self.device, self.dtype) / config.scaling_factor
+        latents = features.detach().to(self.device, self._vae.dtype) / config.scaling_factor
         latents = latents + (getattr(config, "shift_factor", None) or 0.0)
         pictures = torch.cat([self._vae.decode(view[None]).sample for view in latents])
         return (pictures.to(features) / 2 + 0.5).clamp(0, 1)
@@ -177,16 +165,14 @@ class DiffusersModel:
         self.prepare_decoder()
         self._vae.to(self.device)
         config = self._vae.config
-        mean = self._vae.encode(signed.to(self.device, self.dtype)).latent_dist.mean.to(rgb)
+        mean = self._vae.encode(signed.to(self.device, self._vae.dtype)).latent_dist.mean.to(rgb)
         return (mean - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
 
     @torch.no_grad()
     def preview(self, features: Tensor) -> Tensor:
-        """See `ScoreModel.preview`: a linear fit for Stable Diffusion's latents, without the VAE's weights."""
-        if self.latent_scale != STABLE_DIFFUSION_SCALE or self.channels != len(LATENT_TO_RGB):
-            return self.decode(features)
-        matrix = torch.tensor(LATENT_TO_RGB).to(features)
-        return (torch.einsum("vchw,cr->vrhw", features.detach(), matrix) / 2 + 0.5).clamp(0, 1)
+        """See `ScoreModel.preview`: a linear map for the latents of known VAEs, without their weights."""
+        linear = linear_preview(features.detach(), self.latent_scale) if self.latent else None
+        return self.decode(features) if linear is None else linear
 
     def check_prompt(self, prompt: str) -> None:
         """With a vocabulary, refuse prompts that name nothing known; without, take anything."""
@@ -220,36 +206,34 @@ def load_diffusers(
     Raises:
         UserError: a part is missing, damaged or of another kind, or the hub cannot be reached.
     """
-    check_attention(attention, torch.device(device))
+    device = torch.device(device)
+    check_attention(attention, device)
     loader = PartLoader(source, dtype)
-    adapter = Lora(lora) if lora else None
+    kind = adapter_of(source, loader.index)
+    loader.require(kind.parts)
+    added = load_lora(lora, kind, source) if lora else None
     scheduler = loader.scheduler()  # the small parts first: they say whether the model is of a kind that is known
     vae = loader.config("vae") if loader.has("vae") else None
     settings = FolderSettings.read(loader.folder) if loader.folder else FolderSettings()
     has_layout = loader.has("layout")
-    check_kind(source, loader.config("unet"), vae, settings, loader.config("layout") if has_layout else None)
-    unet = loader.weights("unet")
-
-    def text() -> tuple[Any, Any]:
-        encoder = loader.weights("text_encoder")
-        if adapter:
-            adapter.add_to_text_encoder(encoder)
-        if has_layout:
-            encoder = TextWithLayout(encoder, loader.weights("layout"))
-        return loader.tokenizer(), encoder
-
-    if adapter:
-        adapter.add_to_unet(unet)
-    choice = choose_attention(unet, attention, torch.device(device), dtype)
-    network = prepare(unet, torch.device(device), fused=fused, compiled=compiled)
+    upscale = 2 ** (len(vae["block_out_channels"]) - 1) if vae else 1
+    adapter = kind(loader.config(kind.network), upscale)
+    adapter.check(source)
+    check_kind(source, adapter, vae, settings, loader.config("layout") if has_layout else None)
+    unet = loader.weights(kind.network)
+    if added:
+        added.add_to_unet(unet)
+    choice = choose_attention(unet, attention, device, dtype)
+    network = prepare(unet, device, fused=fused, compiled=compiled)
     model = DiffusersModel(
         UNetWithLayout(network, unet.config.in_channels - unet.config.out_channels) if has_layout else network,
         scheduler,
-        text,
-        (lambda: loader.weights("vae")) if vae else None,
-        upscale=2 ** (len(vae["block_out_channels"]) - 1) if vae else 1,
+        lambda: load_text(loader, adapter, added),
+        loader.vae if vae else None,
+        upscale=upscale,
         latent_scale=vae.get("scaling_factor", STABLE_DIFFUSION_SCALE) if vae else None,
         settings=settings,
+        adapter=adapter,
         name=source,
         device=device,
         dtype=dtype,
@@ -262,6 +246,28 @@ def load_diffusers(
     except Exception as error:  # whatever is wrong with the pair, it is met here and not in the middle of a run
         raise UserError(f"model {source}: its tokenizer and text encoder do not work: {one_line(error)}") from None
     return model
+
+
+def load_lora(path: Path, kind: type[Adapter], source: str) -> Lora:
+    """LoRA weights for a kind of model.
+
+    Raises:
+        UserError: there are none for it, or these cannot be read.
+    """
+    if kind.pipeline is None:
+        raise UserError(f"{setting('lora')} {path}: LoRA weights are not supported for models like {source}")
+    return Lora(path, kind.pipeline)
+
+
+def load_text(loader: PartLoader, adapter: Adapter, added: Lora | None) -> TextEncoder:
+    """A model's encoder of words, with its LoRA weights and its layout, if it has any."""
+    encoder = adapter.load_text(loader)
+    if added:
+        for name, part in encoder.networks.items():
+            added.add_to_text_encoder(part, name)
+    if loader.has("layout") and isinstance(encoder, ClipText):
+        encoder.encoder = TextWithLayout(encoder.encoder, loader.weights("layout"))
+    return encoder
 
 
 def prepare(unet: Any, device: torch.device, *, fused: bool = True, compiled: bool = False) -> Any:
@@ -278,7 +284,7 @@ def prepare(unet: Any, device: torch.device, *, fused: bool = True, compiled: bo
 
 def check_kind(
     source: str,
-    unet: dict[str, Any],
+    adapter: Adapter,
     vae: dict[str, Any] | None,
     settings: FolderSettings,
     layout: dict[str, Any] | None = None,
@@ -286,13 +292,14 @@ def check_kind(
     """Refuse networks that want or make something else.
 
     Raises:
-        UserError: what is wrong with the configurations of `unet`, `vae` and `layout`.
+        UserError: what is wrong with the configurations of the network, `vae` and `layout`.
     """
-    seen: list[Any] = [unet.get("out_channels"), *([layout.get("channels")] if layout else [])]
+    unet = adapter.config
+    seen: list[Any] = [adapter.channels, *([layout.get("channels")] if layout else [])]
     counted = all(isinstance(n, int) for n in seen)
-    if not counted or unet.get("in_channels") != sum(seen) or unet.get("addition_embed_type"):
+    if not counted or unet.get("in_channels") != sum(seen):
         raise UserError(f"model {source}: its UNet wants more than an image and a text, which is not supported")
-    channels, patch, size = unet["out_channels"], settings.pixel_patch, unet.get("sample_size")
+    channels, patch, size = adapter.channels, settings.pixel_patch, unet.get("sample_size")
     if vae is None and channels != 3 * patch**2:
         raise UserError(
             f"model {source}: without a vae it must make RGB; its UNet has {channels} channels for pixel_patch {patch}"

@@ -32,7 +32,6 @@ BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D", "UNetMidBlock2DCrossAttn", "Cro
 EXTRAS = (
     "class_embed_type",
     "num_class_embeds",
-    "addition_embed_type",
     "encoder_hid_dim_type",
     "timestep_post_act",
     "time_embedding_act_fn",
@@ -84,16 +83,25 @@ class FusedUNet(nn.Module):
         exponent = places * -math.log(10000) / (half - time.downscale_freq_shift)
         self.register_buffer("frequencies", torch.exp(exponent), persistent=False)
 
-    def forward(self, x: Tensor, tick: Tensor, text: Tensor, **_: Any) -> tuple[Tensor]:
-        """The answer to inputs [B, C, h, w], noise levels [B] and conditions [B, tokens, width], in a tuple."""
+    def forward(
+        self, x: Tensor, tick: Tensor, text: Tensor, added_cond_kwargs: dict[str, Tensor] | None = None, **_: Any
+    ) -> tuple[Tensor]:
+        """The answer to inputs [B, C, h, w], noise levels [B] and conditions [B, tokens, width], in a tuple.
+
+        Args:
+            added_cond_kwargs: of Stable Diffusion XL, ``text_embeds`` [B, n] and ``time_ids`` [B, 6].
+        """
         unet: Any = self.unet
         if any(side % 2**unet.num_upsamplers for side in x.shape[2:]):  # which its own code rounds up and cuts
-            return unet(x, tick, text, return_dict=False)
+            return unet(x, tick, text, added_cond_kwargs=added_cond_kwargs, return_dict=False)
         most = max(1, LARGEST // (8 * unet.config.block_out_channels[0] * x[0, 0].numel()))
         if len(x) > most:
-            parts = zip(*(given.split(most) for given in (x, tick, text)), strict=True)
-            return (torch.cat([self(*part)[0] for part in parts]),)
-        time = functional.silu(unet.time_embedding(self._embed(tick).to(x.dtype)))
+            added = added_cond_kwargs or {}
+            parts = zip(*(given.split(most) for given in (x, tick, text, *added.values())), strict=True)
+            return (torch.cat([self(*part[:3], dict(zip(added, part[3:], strict=True)))[0] for part in parts]),)
+        time = unet.time_embedding(self._embed(tick).to(x.dtype))
+        more = unet.get_aug_embed(time, text, added_cond_kwargs)
+        time = functional.silu(time if more is None else time + more)
         h = Waiting(_convolve(unet.conv_in, x.permute(0, 2, 3, 1)), bias=unet.conv_in.bias)
         skips = [h]
         for block in unet.down_blocks:
@@ -135,6 +143,8 @@ def obstacle(unet: Any) -> str | None:
         return "it has blocks of another kind"
     if any(c.get(name) not in (None, False) for name in EXTRAS):
         return "it wants more than an image, a noise level and a text"
+    if c.addition_embed_type not in (None, "text_time"):
+        return f"it wants {c.addition_embed_type!r} beside a text"
     if c.time_embedding_type != "positional" or c.norm_num_groups is None or c.block_out_channels[0] % 2:
         return "its noise level or its answer goes another way"
     for module in unet.modules():

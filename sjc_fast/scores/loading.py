@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from logging import CRITICAL
 from pathlib import Path
@@ -14,8 +16,6 @@ from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import torch
-
-PARTS = ("unet", "scheduler", "tokenizer", "text_encoder")
 
 
 @dataclass
@@ -61,21 +61,50 @@ class FolderSettings:
 
 
 class PartLoader:
-    """The parts of one model, from a folder or the hub, every failure as one line.
-
-    Raises:
-        UserError: a local folder lacks a part.
-    """
+    """The parts of one model, from a folder or the hub, every failure as one line."""
 
     def __init__(self, source: str, dtype: torch.dtype) -> None:
         self.source, self.dtype = source, dtype
         self.folder = Path(source) if Path(source).is_dir() else None
         if self.folder:
-            missing = [part for part in PARTS if not (self.folder / part).is_dir()]
-            if missing:
-                known = ", ".join(PARTS)
-                raise UserError(f"model folder {source} lacks {', '.join(missing)}: a diffusers folder has {known}")
             self._quiet()
+
+    def require(self, parts: Iterable[str]) -> None:
+        """Refuse a local folder that lacks a part.
+
+        Raises:
+            UserError: which.
+        """
+        missing = [part for part in parts if self.folder and not (self.folder / part).is_dir()]
+        if missing:
+            known = ", ".join(parts)
+            raise UserError(f"model folder {self.source} lacks {', '.join(missing)}: a diffusers folder has {known}")
+
+    @functools.cached_property
+    def index(self) -> dict[str, Any]:
+        """What `model_index.json` says of the pipeline and its parts; nothing for a folder without one."""
+        if self.folder and not (self.folder / "model_index.json").exists():
+            return {}
+        from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+        try:
+            config: Any = DiffusionPipeline.load_config(self.source)
+            return dict(config)
+        except Exception as error:  # as in `_load`
+            raise UserError(f"model {self.source}: cannot load model_index.json: {one_line(error)}") from None
+
+    def pipeline(self, kind: Any, *, t5: bool = False, **parts: Any) -> Any:
+        """A pipeline of the model in the loader's precision, with the parts that are given in place of its own.
+
+        T5 was trained in bfloat16, and its numbers are too large for float16.
+        """
+        import torch
+
+        dtype = torch.bfloat16 if t5 and self.dtype == torch.float16 else self.dtype
+        try:
+            return kind.from_pretrained(self.source, use_safetensors=True, **parts).to(dtype)
+        except Exception as error:  # as in `_load`
+            raise UserError(f"model {self.source}: cannot load its text encoders: {one_line(error)}") from None
 
     @staticmethod
     def _quiet() -> None:
@@ -88,8 +117,8 @@ class PartLoader:
             library.disable_progress_bar()
 
     def has(self, part: str) -> bool:
-        """Whether there is such a part (hub models are taken to be latent models without a layout)."""
-        return (self.folder / part).is_dir() if self.folder else part != "layout"
+        """Whether there is such a part: a folder, or on the hub an entry of `model_index.json`."""
+        return (self.folder / part).is_dir() if self.folder else part in self.index
 
     def _where(self, part: str) -> tuple[str, dict[str, str]]:
         """Local parts are addressed by path: every loader takes one, and none then asks the hub."""
@@ -124,6 +153,13 @@ class PartLoader:
             raise UserError(f"model {self.source}: {kind} is not supported; known: {known} on a beta schedule")
         return self._load("scheduler", DDIMScheduler.from_pretrained)
 
+    def vae(self) -> Any:
+        """The VAE, in float32 where it says that float16 is too little for it (Stable Diffusion XL's)."""
+        import torch
+
+        vae = self.weights("vae")
+        return vae.float() if vae.config.force_upcast and vae.dtype == torch.float16 else vae
+
     def tokenizer(self) -> Any:
         """The tokenizer, by whatever class its folder names."""
         from transformers import AutoTokenizer
@@ -137,6 +173,7 @@ class PartLoader:
             UserError: it is missing, damaged, or lacks tensors (the libraries would make those up at random).
         """
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+        from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
         from transformers import CLIPTextModel
 
@@ -144,6 +181,7 @@ class PartLoader:
 
         kind = {
             "unet": UNet2DConditionModel,
+            "transformer": PixArtTransformer2DModel,
             "vae": AutoencoderKL,
             "text_encoder": CLIPTextModel,
             "layout": LayoutDecoder,

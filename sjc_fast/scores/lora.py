@@ -3,6 +3,7 @@ nothing afterwards."""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,23 @@ LAYERS = ("lora_A", "lora_B", "lora_down", "lora_up", "lora.down", "lora.up", "l
 class Lora:
     """The LoRA weights of a safetensors file (or of a folder with one), in diffusers', PEFT's or kohya's naming.
 
+    Args:
+        pipeline: diffusers' name of the pipeline that they are for.
+
     Raises:
         UserError: there is no such file, it is damaged, or it holds something else.
     """
 
-    def __init__(self, path: Path) -> None:
-        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    def __init__(self, path: Path, pipeline: str = "StableDiffusionPipeline") -> None:
+        import diffusers
 
         self.path = path
+        self.pipeline: Any = getattr(diffusers, pipeline)
         try:
             tensors, _ = read_tensors(self._file(path))
             if not any(word in key for key in tensors for word in LAYERS):
                 raise ValueError("it holds no LoRA weights")
-            found: Any = StableDiffusionPipeline.lora_state_dict(tensors)  # three only where metadata are asked for
+            found: Any = self.pipeline.lora_state_dict(tensors)  # three only where metadata are asked for
             self._state, self._alphas = found
         except UserError:
             raise
@@ -56,22 +61,19 @@ class Lora:
         Raises:
             UserError: it is for another network.
         """
-        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-
         if not any(key.startswith("unet.") for key in self._state):
             return
-        self._merge("unet", StableDiffusionPipeline.load_lora_into_unet, unet)
+        self._merge("unet", self.pipeline.load_lora_into_unet, unet)
 
-    def add_to_text_encoder(self, encoder: Any) -> None:
-        """Merge the text encoder's part, if there is one, into its weights.
+    def add_to_text_encoder(self, encoder: Any, name: str = "text_encoder") -> None:
+        """Merge the part of a text encoder, if there is one, into its weights.
 
         Raises:
             UserError: it is for another network.
         """
-        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-
-        if any(key.startswith("text_encoder.") for key in self._state):
-            self._merge("text encoder", StableDiffusionPipeline.load_lora_into_text_encoder, encoder)
+        if any(key.startswith(f"{name}.") for key in self._state):
+            load = functools.partial(self.pipeline.load_lora_into_text_encoder, prefix=name)
+            self._merge("text encoder", load, encoder)
 
     def _merge(self, what: str, load: Any, network: torch.nn.Module) -> None:
         from diffusers.utils.peft_utils import recurse_remove_peft_layers

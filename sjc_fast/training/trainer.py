@@ -42,6 +42,9 @@ class Trainer:
             raise UserError(
                 f"{name} {config.field.background} is a color, and {model.name} works on latents; use texture"
             )
+        if getattr(model, "masked", False) and config.cameras.words == "blended":
+            name = setting("cameras.words")
+            raise UserError(f"{name} blended: the prompts of {model.name} have masks, which cannot be blended")
         self.config, self.model, self.device = config, model, torch.device(device)
         self.backend = choose_backend(config.backend, self.device)
         # Shapes do not change, so the search for fast convolutions pays; what it finds may differ from run to run.

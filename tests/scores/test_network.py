@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from sjc_fast import UserError, load_score_model
-from sjc_fast.scores.diffusers import LATENT_TO_RGB
+from sjc_fast.scores.previews import LINEAR_MAPS
 from tests.support import pipelines
 
 
@@ -155,7 +155,8 @@ def test_the_linear_preview_needs_no_vae(folder):
     x = torch.randn(2, 4, 5, 5, generator=generator())
     preview = model.preview(x)
     assert model._vae is None
-    truth = sum(x[:, c, None] * torch.tensor(LATENT_TO_RGB[c])[:, None, None] for c in range(4))
-    torch.testing.assert_close(preview, (truth / 2 + 0.5).clamp(0, 1))
+    rows, offset = LINEAR_MAPS[0.18215]
+    truth = sum(x[:, c, None] * torch.tensor(rows[c])[:, None, None] for c in range(4))
+    torch.testing.assert_close(preview, (truth + torch.tensor(offset)[:, None, None]).clamp(0, 1))
     model.latent_scale = 0.5  # another VAE: the fit says nothing about its latents
     torch.testing.assert_close(model.preview(x), model.decode(x))

@@ -231,7 +231,7 @@ def test_metrics_arrive_in_order_and_are_the_logs():
 
 def test_the_text_encoder_is_let_go_and_the_negative_prompt_counts(latents):
     model = load_score_model(str(latents), device="cpu")
-    encoder = weakref.ref(model._text[1])
+    encoder = weakref.ref(model._text.encoder)
     negative = model.encode(["ugly"])
     run = Trainer(CASES["latents"], model)
     gc.collect()

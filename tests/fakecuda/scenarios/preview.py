@@ -10,7 +10,7 @@ import torch
 from benchmarks import steps
 from sjc_fast.export.pictures import look, shade_depth, to_bytes
 from sjc_fast.scene.cameras import ring
-from sjc_fast.scores.diffusers import STABLE_DIFFUSION_SCALE
+from sjc_fast.scores.previews import STABLE_DIFFUSION_SCALE
 from sjc_fast.training import graphs
 from sjc_fast.training.trainer import Trainer
 from sjc_fast.viewer.server import _beside, _without_fog
