@@ -160,6 +160,7 @@ def test_bad_arguments():
         adam_step(param, *like, lr, k, bricks=torch.zeros(1, 1, device=DEVICE))
 
 
+@pytest.mark.exact_arithmetic  # what --perturb puts in between does not know operators that change several tensors
 def test_opcheck(step):
     backend = step["adamax"].keywords["backend"]
     param, lr, k = randn(4, 3), torch.tensor(0.1, device=DEVICE), torch.tensor(1, device=DEVICE)
