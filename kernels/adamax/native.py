@@ -50,10 +50,9 @@ def update_parts(
     """See `sjc_fast.kernels.adamax`."""
     for param, grad, first, second, rate in zip(params, grads, firsts, seconds, rates, strict=True):
         inner, far, near = gradient_rows(grad)
-        in_rows = near == 1 and inner == grad.shape[-1]
-        if in_rows:  # padded, as the C++ code takes it
+        if near == 1 and inner == grad.shape[-1]:  # rows with their padding, as the C++ code takes them
             grad = grad.as_strided((*grad.shape[:-1], far), grad.stride())
-        plain = grad if in_rows else grad.contiguous()
+        plain = grad.contiguous()
         load().optimizer_step(param, plain, first, second, rate, step, *betas, epsilon, adam)
         if plain is not grad:
             grad.zero_()

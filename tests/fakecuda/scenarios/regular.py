@@ -19,6 +19,7 @@ from sjc_fast.runs import run as running
 from sjc_fast.runs.reporter import CompositeReporter
 from sjc_fast.runs.settings import PRESETS
 from sjc_fast.runs.trackers import TensorBoardReporter
+from sjc_fast.scores.previews import STABLE_DIFFUSION_SCALE
 from sjc_fast.training.config import TrainConfig, merge
 from sjc_fast.training.trainer import Trainer
 
@@ -45,7 +46,7 @@ def run() -> dict[str, Any]:
     model = steps.stand_in(s)
     model.prepare_decoder = lambda: None  # it has no VAE, which the last preview asks for
     model.decode = lambda features: interpolate(features[:, :3].sigmoid(), scale_factor=model.upscale)
-    model.latent_scale = 0.18215  # previews by the linear map, as of Stable Diffusion
+    model.latent_scale = STABLE_DIFFUSION_SCALE  # previews by the linear map, as of Stable Diffusion
     Trainer.step = slowed(Trainer.step)
     with tempfile.TemporaryDirectory() as folder:
         changes = {"prompt": "it", "steps": STEPS, "output": f"{folder}/run", "device": "cuda", "backend": "triton"}
