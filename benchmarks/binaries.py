@@ -95,10 +95,12 @@ def variants() -> list[Variant]:
     for precision, views in (("fp32", 1), ("fp16", 1), ("fp16", 8), ("fp16", 64)):
         found += _march_pair(f"{precision}, {views} x 64^2", 4, False, views * 64 * 64, f"*{precision}")
     found += _march_pair("fp32 C=3 colors, 1 x 64^2", 3, True, 64 * 64, "*fp32")
+    for channels in (16, 32):
+        found += _march_pair(f"fp32 C={channels}, 1 x 64^2", channels, False, 64 * 64, "*fp32")
     constants = {"C": 4, "STRIDE": 4, "SIGMOID": False, "TEXTURE": True, "SKIP": True, "SEGMENTS": 1, "LANES": 1}
     constants |= launch.tile_of(32, 512) | {"TEST": 4}
     found.append(
-        Variant("march_forward skipping", march.march_forward, constants, {}, registers=launch.FORWARD_REGISTERS)
+        Variant("march_forward skipping", march.march_forward, constants, {}, registers=launch.FORWARD_REGISTERS[0])
     )
     backward = next(v for v in found if v.name.startswith("march_backward"))
     wide = dict.fromkeys(("grad_density", "grad_features", "grad_background", "grad_log_scale"), "*i64")
@@ -109,7 +111,7 @@ def variants() -> list[Variant]:
             backward.kernel,
             fixed,
             backward.types | wide,
-            registers=launch.FIXED_REGISTERS,
+            registers=launch.FIXED_REGISTERS[0],
         )
     )
     rays = {"C": 4, "RAYS": composite.RAYS_A_PROGRAM, "LANES": composite.LANES_A_RAY}
@@ -187,14 +189,15 @@ def _march_pair(label: str, channels: int, sigmoid: bool, rays: int, pointer: st
     backward = shared | launch.tile_of(32, 64) | {"FIXED": False, "DEPTH": False, "OPACITY": False, "SPAN": 1}
     backward["EMPTINESS"] = True
     types = {"density": pointer, "features": pointer}
+    most = [launch.registers(channels, *limits) for limits in (launch.FORWARD_REGISTERS, launch.BACKWARD_REGISTERS)]
     return [
-        Variant(f"march_forward {label}", march.march_forward, forward, types, registers=launch.FORWARD_REGISTERS),
+        Variant(f"march_forward {label}", march.march_forward, forward, types, registers=most[0]),
         Variant(
             f"march_backward {label}",
             march.march_backward,
             backward,
             types | {"slots": "*i64"},
-            registers=launch.BACKWARD_REGISTERS,
+            registers=most[1],
         ),
     ]
 

@@ -6,6 +6,7 @@ Nothing here imports Triton or builds C++ code: a back end's file is imported wh
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
 
@@ -14,13 +15,15 @@ from torch import Tensor
 #: Back ends by name, and the file of an operation's folder that serves them. "triton" runs on CUDA tensors (on any
 #: under TRITON_INTERPRET=1), "cpu" is compiled C++ code for CPU tensors.
 BACKENDS = {"triton": "launch", "cpu": "native"}
+#: Of a voxel. Kernels take channels in groups of `GROUP`: 16 bytes, one load or one reduction.
+MOST_CHANNELS, GROUP = 32, 4
 
 
 class Scene(NamedTuple):
     """A voxel grid and V cameras, as the march reads them."""
 
     density: Tensor  # [D, H, W] raw; float32, float16 or bfloat16
-    features: Tensor  # [D, H, W, C] raw, C = 3 or 4; a voxel's contiguous, voxels 3 or 4 numbers apart
+    features: Tensor  # [D, H, W, C] raw, C to 32; a voxel's contiguous, voxels C or the next multiple of 4 apart
     background: Tensor  # [C, 4, 4] texture over ray directions, or [V, C] plain
     log_scale: Tensor  # [] density is softplus(exp(log_scale) r + shift)
     c2w: Tensor  # [V, 4, 4] camera-to-world, OpenGL axes
@@ -55,7 +58,7 @@ class Saved(NamedTuple):
     d_emptiness: Tensor  # [V, h, w] sum over samples of w beta / (1 + beta w)
     stop: Tensor  # [V, h, w] int32, one more than the last sample that was lit
     slots: Tensor  # [V] int64, sample slots of a ray
-    state: Tensor  # [2, V, segments - 1, 4 h w] running sums where segments start
+    state: Tensor  # [1 + groups of channels, V, segments - 1, 4 h w] running sums where segments start
 
 
 class Upstream(NamedTuple):
@@ -71,9 +74,24 @@ class Gradients(NamedTuple):
     """Gradients of the loss by the scene, float32 (or int64, in fixed point); added to."""
 
     density: Tensor  # [D, H, W]
-    features: Tensor  # [D, H, W, 4], padded to four channels: one 16-byte reduction a voxel
-    texture: Tensor  # [4, 4, 4] of a texture: [y, x, channel]
+    features: Tensor  # [D, H, W, C'], C' = padded(C)
+    texture: Tensor  # [4, 4, C'] of a texture: [y, x, channel]
     log_scale: Tensor  # []
+
+
+def padded(channels: int) -> int:
+    """Channels in whole groups."""
+    return -(-channels // GROUP) * GROUP
+
+
+def gradient_shapes(grid: Sequence[int], channels: int) -> tuple[tuple[int, ...], ...]:
+    """Of `Gradients`, for a grid [D, H, W]."""
+    return tuple(grid), (*grid, padded(channels)), (4, 4, padded(channels)), ()
+
+
+def state_shape(views: int, channels: int, pixels: int, segments: int) -> tuple[int, ...]:
+    """Of `Saved.state`."""
+    return 1 + padded(channels) // GROUP, views, segments - 1, 4 * pixels
 
 
 def choose_backend(x: Tensor, backend: str | None) -> str:

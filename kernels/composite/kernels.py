@@ -111,7 +111,7 @@ def composite_gradient_kernel(
     far = tl.load(out_depth + ray, valid, other=0.0)
     opaque = tl.load(out_opacity + ray, valid, other=0.0)
     d_emptiness_sum = tl.load(out_d_emptiness + ray, valid, other=0.0)
-    base, total = known_sums(up, up_depth, up_opacity, up_penalty, behind, seen, far, opaque, d_emptiness_sum)
+    base, total = known_sums((up,), up_depth, up_opacity, up_penalty, (behind,), (seen,), far, opaque, d_emptiness_sum)
     start = tl.load(entry + ray, valid, other=0.0)
     optical_depth, prefix = start * 0, start * 0
     k = lane % LANES

@@ -10,7 +10,7 @@ constexpr int TILE = 8;  // pixels a side
 // A voxel grid, cameras, and how to march; all tensors contiguous float32.
 struct Scene {
   const float* density;                // [D, H, W]
-  const float* features;               // [D, H, W, C]
+  const float* features;               // [D, H, W, C], C padded to groups of four where it is not 3
   const float* background;             // [C, 4, 4] if texture, else [V, C]
   const float* c2w;                    // [V, 4, 4]
   const float* fov;                    // [V] degrees
@@ -56,17 +56,18 @@ struct Samples {
   Ray* rays;  // [tiles, TILE * TILE]
   int64_t tiles;
   float* density;   // [samples] dL/d(raw density)
-  float* features;  // [samples] weight where features count, for raw features; [samples, 4] dL/d(raw) for colors
+  float* features;  // [samples] weight where features count, for raw features; dL/d(raw) of each sample for colors,
+                    // [samples / 8, groups of channels, 8, 4]
 };
 
 struct Gradients {
   float* density;   // [D, H, W], added to
-  float* features;  // [D, H, W, 4], added to
+  float* features;  // [D, H, W, 4 groups], added to
 };
 
 // What a tile of an image adds to texture [y, x, channel] and log-scale.
 struct TileSums {
-  float texture[4][4][4];
+  float* texture;  // [4, 4, 4 groups]
   double log_scale;
 };
 

@@ -59,9 +59,11 @@ Scene scene_of(
     const Tensor& c2w, const Tensor& fov, const Tensor& box, int64_t height, int64_t width, double step, double shift,
     bool sigmoid, double beta) {
   Scene s{};
-  s.density = held(density), s.features = held(features), s.background = held(background);
+  const int64_t channels = features.size(3), padding = channels == 3 ? 0 : -channels & 3;
+  s.density = held(density), s.background = held(background);
+  s.features = held(padding ? at::constant_pad_nd(features, {0, padding}) : features);
   s.c2w = held(c2w), s.fov = held(fov), s.box = held(box);
-  s.channels = features.size(3), s.depth = density.size(0), s.height = density.size(1), s.width = density.size(2);
+  s.channels = channels, s.depth = density.size(0), s.height = density.size(1), s.width = density.size(2);
   s.views = c2w.size(0), s.rows = height, s.columns = width;
   s.scale = std::exp(log_scale.item<float>());
   s.shift = shift, s.step = step, s.beta = beta;
@@ -168,8 +170,11 @@ void march_backward(
   chunks.push_back(tiles);
 
   const Tensor at_density = at::empty({most}, grad_density.options());
-  const Tensor at_features = at::empty({most * (sigmoid ? 4 : 1)}, grad_density.options());
+  const int64_t padded = grad_features.size(3), texels = 16 * padded;
+  const Tensor at_features = at::empty({most * (sigmoid ? padded : 1)}, grad_density.options());
+  const Tensor textures = at::zeros({tiles, texels}, grad_density.options());
   std::vector<TileSums> sums(tiles);
+  for (int64_t i = 0; i < tiles; ++i) sums[i].texture = textures.data_ptr<float>() + i * texels;
   for (size_t c = 0; c + 1 < chunks.size(); ++c) {
     const Samples samples{
         rays.data() + chunks[c] * RAYS, chunks[c + 1] - chunks[c], at_density.data_ptr<float>(),
@@ -180,7 +185,7 @@ void march_backward(
   float* texture = grad_texture.data_ptr<float>();
   for (const TileSums& tile : sums) {
     of_scale += tile.log_scale;
-    for (int i = 0; i < 64; ++i) texture[i] += (&tile.texture[0][0][0])[i];
+    for (int64_t i = 0; i < texels; ++i) texture[i] += tile.texture[i];
   }
   *grad_log_scale.data_ptr<float>() += of_scale;
 }

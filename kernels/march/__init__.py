@@ -27,7 +27,20 @@ import torch
 from torch import Tensor
 
 from ..bricks import bricks_shape
-from ..contract import Gradients, Quadrature, Rendering, Saved, Scene, Upstream, choose_backend, implementation
+from ..contract import (
+    MOST_CHANNELS,
+    Gradients,
+    Quadrature,
+    Rendering,
+    Saved,
+    Scene,
+    Upstream,
+    choose_backend,
+    gradient_shapes,
+    implementation,
+    padded,
+    state_shape,
+)
 
 
 def march(
@@ -52,8 +65,8 @@ def march(
         sigmoid: features (and texture) are ``2 sigmoid(.) - 1`` of the interpolated raw values.
         beta: scale inside the emptiness logarithm.
         slots: int64 [V], the sample slots of each view; counted if not given: floor(longest / d) + 1.
-        copies: half-precision copies of density and features (these may be padded to four channels) to read instead;
-            gradients go to density and features, in float32.
+        copies: half-precision copies of density and features (which may have gaps after a voxel's channels, up to the
+            next multiple of four) to read instead; gradients go to density and features, in float32.
         deterministic: gradients are summed in fixed point, so they are the same bits from run to run (the C++ code's
             always are).
         backend: "triton" or "cpu"; default by the tensors' device.
@@ -141,8 +154,9 @@ def march_accumulate(
     Raises:
         ValueError: buffers of another shape or type, or not 16-byte aligned; upstream gradients of another shape.
     """
-    if tuple(tuple(g.shape) for g in grads) != _gradient_shapes(scene.density):
-        raise ValueError(f"the gradient buffers must be {_gradient_shapes(scene.density)}")
+    shapes = gradient_shapes(scene.density.shape, scene.features.shape[-1])
+    if tuple(tuple(g.shape) for g in grads) != shapes:
+        raise ValueError(f"the gradient buffers must be {shapes}")
     if any(g.dtype != torch.float32 or not g.is_contiguous() or g.data_ptr() % 16 for g in grads):
         raise ValueError("the gradient buffers must be float32, contiguous and 16-byte aligned")
     expected = (saved.features.shape, saved.depth.shape, saved.opacity.shape, saved.slots.shape)
@@ -171,9 +185,11 @@ def _check(
     kinds = (torch.float32, torch.float16, torch.bfloat16)
     reads = (density, features) if copies is None else copies
     channels = features.shape[-1]
-    if density.ndim != 3 or features.shape[:3] != density.shape or features.ndim != 4 or channels not in (3, 4):
+    one_grid = density.ndim == 3 and features.ndim == 4 and features.shape[:3] == density.shape
+    if not one_grid or not 1 <= channels <= MOST_CHANNELS:
         raise ValueError(
-            f"density {list(density.shape)} and features {list(features.shape)} are not one grid of 3 or 4"
+            f"density {list(density.shape)} and features {list(features.shape)} are not one grid of 1 to "
+            f"{MOST_CHANNELS} channels"
         )
     if 0 in density.shape or not 0 < step < float("inf"):
         raise ValueError(f"a grid of {list(density.shape)} cannot be marched in steps of {step}")
@@ -194,11 +210,12 @@ def _check(
     if (
         not reads[0].is_contiguous()
         or reads[1].stride() != (high * wide * gap, wide * gap, gap, 1)
-        or gap not in (3, 4)
+        or gap not in (channels, padded(channels))
     ):
-        raise ValueError("density must be contiguous, and features contiguous but for padding to 4 channels")
-    if deep * high * wide * 4 >= 2**31 or len(c2w) * pixels * 4 >= 2**31:
-        raise ValueError("the kernels count in 32 bits: at most 2^29 voxels, and as many pixels")
+        raise ValueError("density must be contiguous, and features contiguous but for padding to groups of 4 channels")
+    if max(deep * high * wide, len(c2w) * pixels) * padded(channels) >= 2**31:
+        most = f"at most {2**31 // padded(channels)} voxels of {channels} channels, and as many pixels"
+        raise ValueError(f"the kernels count in 32 bits: {most}")
 
 
 class _Inputs(NamedTuple):
@@ -285,7 +302,7 @@ def _(*arguments: Any) -> tuple[Tensor, ...]:
     )
     stop = torch.empty(views, height, width, device=device, dtype=torch.int32)
     slots = torch.empty(views, device=device, dtype=torch.int64)
-    state = new(2, views, inputs.segments - 1, 4 * height * width)
+    state = new(*state_shape(views, inputs.features.shape[-1], height * width, inputs.segments))
     return *rendering, new(views, height, width), stop, slots, state
 
 
@@ -363,7 +380,8 @@ def march_gradients(
     code = implementation("march", backend)
     scales = code.fixed_scales(scene, saved, upstream, quadrature) if deterministic else None
     kind = torch.float32 if scales is None else torch.int64
-    grads = Gradients(*(torch.zeros(s, device=density.device, dtype=kind) for s in _gradient_shapes(density)))
+    shapes = gradient_shapes(density.shape, features.shape[-1])
+    grads = Gradients(*(torch.zeros(shape, device=density.device, dtype=kind) for shape in shapes))
     code.backward(grads, scene, saved, upstream, quadrature, (lanes, segments), scales)
     if scales is not None:
         grads = Gradients(*((g / s).float() for g, s in zip(grads, scales.double(), strict=True)))
@@ -371,8 +389,9 @@ def march_gradients(
 
 
 @march_gradients.register_fake
-def _(density: Tensor, *_rest: Any) -> tuple[Tensor, ...]:
-    return tuple(torch.empty(s, device=density.device, dtype=torch.float32) for s in _gradient_shapes(density))
+def _(density: Tensor, features: Tensor, *_rest: Any) -> tuple[Tensor, ...]:
+    shapes = gradient_shapes(density.shape, features.shape[-1])
+    return tuple(torch.empty(shape, device=density.device, dtype=torch.float32) for shape in shapes)
 
 
 _march.register_autograd(_chain, setup_context=_remember)
@@ -426,8 +445,3 @@ def _accumulate(
 @_accumulate.register_fake
 def _(*_arguments: object) -> None:
     return None
-
-
-def _gradient_shapes(density: Tensor) -> tuple[tuple[int, ...], ...]:
-    """Of `Gradients`."""
-    return tuple(density.shape), (*density.shape, 4), (4, 4, 4), ()

@@ -5,6 +5,8 @@ A program is one warp, so no loop holds a barrier. Forward, a ray's consecutive 
 own stretch (segment) of a ray: consecutive samples in one cell are merged in registers before they are added to the
 gradient. A segment starts from the running sums that the forward pass left there. Mathematics, and what its letters are
 called here: `sjc_fast.kernels.march`.
+
+Channels go in groups of four, the last one padded: what has channels is a tuple of GROUPS tensors [L, 4].
 """
 
 from __future__ import annotations
@@ -95,8 +97,13 @@ def divide(length, step, SEGMENTS: tl.constexpr, LANES: tl.constexpr):
 @triton.jit
 def known_sums(up, up_depth, up_opacity, up_penalty, behind, features, depth, opacity, d_emptiness):
     """From upstream gradients and outputs: what dL/dw holds whatever the sample, and G, the sum of w dL/dw."""
-    base = up_opacity - tl.sum(up * behind, 1) - up_depth * FAR_DEPTH
-    total = tl.sum(up * (features - behind), 1) + up_depth * (depth - FAR_DEPTH)
+    base, total = up_opacity, tl.sum(up[0] * (features[0] - behind[0]), 1)
+    for g in tl.static_range(len(up)):
+        base -= tl.sum(up[g] * behind[g], 1)
+        if g > 0:
+            total += tl.sum(up[g] * (features[g] - behind[g]), 1)
+    base -= up_depth * FAR_DEPTH
+    total += up_depth * (depth - FAR_DEPTH)
     return base, total + up_opacity * opacity + up_penalty * d_emptiness
 
 
@@ -112,11 +119,13 @@ def fetch_density(grid, x, y, z, fx, fy, fz, width, height, depth, strides, orig
 
 @triton.jit
 def fetch_features(
-    grid, x, y, z, fx, fy, fz, width, height, depth, strides, origin, mask, C: tl.constexpr, STRIDE: tl.constexpr
+    grid, x, y, z, fx, fy, fz, width, height, depth, strides, origin, mask,
+    GROUP: tl.constexpr, C: tl.constexpr, STRIDE: tl.constexpr,
 ):  # fmt: skip
-    """Trilinear raw features, with a last axis of 4 (zero beyond C): one vector load a corner where STRIDE is 4."""
-    channel = tl.arange(0, 4)
-    wanted = tl.expand_dims(mask, 1) & ((channel < C) if STRIDE < 4 else (channel < 4))
+    """Trilinear raw features of a group of channels, [L, 4] (zero beyond C): one vector load a corner where STRIDE is
+    a multiple of 4."""
+    channel = GROUP * 4 + tl.arange(0, 4)
+    wanted = tl.expand_dims(mask, 1) & (channel < (C if STRIDE % 4 else STRIDE))
     raw = tl.expand_dims(fx * 0, 1) + channel * 0.0
     for c in tl.static_range(8):
         index, tri = corner_along(c, x, y, z, fx, fy, fz, width, height, depth, strides, origin)
@@ -137,10 +146,11 @@ def texture_cell(dx, dy, dz):
 
 @triton.jit
 def fetch_background(
-    background, dx, dy, dz, view, C: tl.constexpr, TEXTURE: tl.constexpr, SIGMOID: tl.constexpr
+    background, dx, dy, dz, view, GROUP: tl.constexpr, C: tl.constexpr, TEXTURE: tl.constexpr, SIGMOID: tl.constexpr
 ):  # fmt: skip
-    """Features behind rays [L, 4], and the derivative of their activation; a texture [C, 4, 4] or plain [V, C]."""
-    channel = tl.arange(0, 4)
+    """A group of channels behind rays [L, 4], and the derivative of their activation; a texture [C, 4, 4] or plain
+    [V, C]."""
+    channel = GROUP * 4 + tl.arange(0, 4)
     known = tl.expand_dims(dx == dx, 1) & (channel < C)
     raw = tl.expand_dims(dx * 0, 1) + channel * 0.0
     if TEXTURE:
@@ -206,7 +216,7 @@ def march_forward(
     out_slots,  # [V, h, w] int32, slots of the ray's length
     out_stop,  # [V, h, w] int32, one more than the last sample that was lit
     state,  # [V, SEGMENTS - 1, 4, h, w] thickness, opacity, depth and d_emptiness where a segment starts
-    state_features,  # [V, SEGMENTS - 1, h, w, 4]
+    state_features,  # [V, SEGMENTS - 1, h, w, 4 GROUPS]
     height,
     width,
     grid_depth,
@@ -229,6 +239,7 @@ def march_forward(
 ):
     """Render; grid (tiles, V). L = rays x LANES lanes; what belongs to a ray is the same at each of its lanes."""
     RAYS: tl.constexpr = TILE_H * TILE_W
+    GROUPS: tl.constexpr = (C + 3) // 4
     view = tl.program_id(1)
     lane = tl.arange(0, RAYS * LANES)
     row, column, valid = pixels(tl.program_id(0), lane // LANES, height, width, TILE_H, TILE_W)
@@ -244,7 +255,9 @@ def march_forward(
     first = valid & (lane % LANES == 0)  # one lane a ray writes
 
     optical_depth = dx * 0  # so far, along the ray
-    lit = tl.zeros([RAYS * LANES, 4], tl.float32)
+    lit = ()
+    for _g in tl.static_range(GROUPS):
+        lit = lit + (tl.zeros([RAYS * LANES, 4], tl.float32),)
     opacity, depth, d_emptiness, penalty = optical_depth, optical_depth, optical_depth, optical_depth
     stop = row * 0
     strides = (1, grid_width, grid_width * grid_height)
@@ -256,8 +269,9 @@ def march_forward(
             tl.store(state + (at * 4 + image) + pixel, ray_sum(opacity, RAYS, LANES), first)
             tl.store(state + (at * 4 + 2 * image) + pixel, ray_sum(depth, RAYS, LANES), first)
             tl.store(state + (at * 4 + 3 * image) + pixel, ray_sum(d_emptiness, RAYS, LANES), first)
-            where = tl.expand_dims(at + pixel, 1) * 4 + channel
-            tl.store(state_features + where, ray_sum(lit, RAYS, LANES), tl.expand_dims(first, 1))
+            where = tl.expand_dims(at + pixel, 1) * (4 * GROUPS) + channel
+            for g in tl.static_range(GROUPS):
+                tl.store(state_features + where + 4 * g, ray_sum(lit[g], RAYS, LANES), tl.expand_dims(first, 1))
         k = samples_per_segment * segment + lane % LANES
         end = tl.minimum(samples_per_segment * (segment + 1), slots)
         live = tl.max(((k < end) & (tl.exp(-optical_depth) >= EARLY_STOP)).to(tl.int32))
@@ -288,13 +302,17 @@ def march_forward(
                 weight = tl.where(shown, transmittance * opacity_of(thickness), 0.0)
                 bright = weight > GATE
                 if tl.max(bright.to(tl.int32)) > 0:
-                    fetched = fetch_features(
-                        features, x, y, z, fx, fy, fz, grid_width, grid_height, grid_depth, strides, 0, bright,
-                        C, STRIDE,
-                    )  # fmt: skip
-                    if SIGMOID:
-                        fetched = color(fetched)[0]
-                    lit += tl.expand_dims(tl.where(bright, weight, 0.0), 1) * fetched
+                    shining = tl.expand_dims(tl.where(bright, weight, 0.0), 1)
+                    brighter = ()
+                    for g in tl.static_range(GROUPS):
+                        fetched = fetch_features(
+                            features, x, y, z, fx, fy, fz, grid_width, grid_height, grid_depth, strides, 0, bright,
+                            g, C, STRIDE,
+                        )  # fmt: skip
+                        if SIGMOID:
+                            fetched = color(fetched)[0]
+                        brighter = brighter + (lit[g] + shining * fetched,)
+                    lit = brighter
                 opacity += weight
                 depth += weight * t
                 d_emptiness += weight * (beta / (1 + beta * weight))
@@ -307,10 +325,11 @@ def march_forward(
 
     at = view * image + pixel
     opaque = ray_sum(opacity, RAYS, LANES)
-    behind = fetch_background(background, dx, dy, dz, view, C, TEXTURE, SIGMOID)[0]
-    seen = ray_sum(lit, RAYS, LANES) + tl.expand_dims(1 - opaque, 1) * behind
-    where = view * C * image + tl.expand_dims(pixel, 1) + channel * image
-    tl.store(out_features + where, seen, tl.expand_dims(first, 1) & (channel < C))
+    for g in tl.static_range(GROUPS):
+        behind = fetch_background(background, dx, dy, dz, view, g, C, TEXTURE, SIGMOID)[0]
+        seen = ray_sum(lit[g], RAYS, LANES) + tl.expand_dims(1 - opaque, 1) * behind
+        where = view * C * image + tl.expand_dims(pixel, 1) + (4 * g + channel) * image
+        tl.store(out_features + where, seen, tl.expand_dims(first, 1) & (4 * g + channel < C))
     tl.store(out_depth + at, ray_sum(depth, RAYS, LANES) + (1 - opaque) * FAR_DEPTH, first)
     tl.store(out_opacity + at, opaque, first)
     tl.store(out_penalty + at, ray_sum(penalty, RAYS, LANES), first)
@@ -396,9 +415,11 @@ def flush(
             index = corner_along(c, x, y, z, zero, zero, zero, sizes[0], sizes[1], sizes[2], strides, origin)[0]
             add(grad_density + index, sums[c], leaving & (sums[c] != 0), fixed_density, FIXED)
             if MERGE:
-                where = grad_features + tl.expand_dims(index * 4, 1) + channel
-                value = tl.expand_dims(sums_weight[c], 1) * upstream
-                add(where, value, tl.expand_dims(leaving & (sums_weight[c] != 0), 1), fixed_features, FIXED)
+                where = grad_features + tl.expand_dims(index * (4 * len(upstream)), 1) + channel
+                for g in tl.static_range(len(upstream)):
+                    value = tl.expand_dims(sums_weight[c], 1) * upstream[g]
+                    lit = tl.expand_dims(leaving & (sums_weight[c] != 0), 1)
+                    add(where + 4 * g, value, lit, fixed_features, FIXED)
 
 
 @triton.jit
@@ -442,8 +463,8 @@ def march_backward(
     v_emptiness,  # [V]
     slots,  # [V] int64, over which the emptiness is a mean
     grad_density,  # [D, H, W] added to
-    grad_features,  # [D, H, W, 4] added to
-    grad_background,  # [4, 4, 4] added to: [y, x, channel]
+    grad_features,  # [D, H, W, 4 GROUPS] added to
+    grad_background,  # [4, 4, 4 GROUPS] added to: [y, x, channel]
     grad_log_scale,  # [1] added to
     fixed,  # [4] scales of the four gradients if FIXED
     height,
@@ -470,6 +491,7 @@ def march_backward(
 ):
     """Gradients of grids, texture and log-scale; grid (tiles, SEGMENTS / SPAN, V). L = rays x SPAN lanes."""
     MERGE: tl.constexpr = not SIGMOID
+    GROUPS: tl.constexpr = (C + 3) // 4
     view = tl.program_id(2)
     lane = tl.arange(0, TILE_H * TILE_W * SPAN)
     segment = tl.program_id(1) * SPAN + lane % SPAN
@@ -485,9 +507,14 @@ def march_backward(
     channel = tl.arange(0, 4)
 
     at = view * image + pixel
-    where = view * C * image + tl.expand_dims(pixel, 1) + channel * image
-    known = tl.expand_dims(valid, 1) & (channel < C)
-    up = tl.load(v_features + where, known, other=0.0)  # [L, 4]
+    up, behind, d_activation, seen = (), (), (), ()
+    for g in tl.static_range(GROUPS):
+        where = view * C * image + tl.expand_dims(pixel, 1) + (4 * g + channel) * image
+        known = tl.expand_dims(valid, 1) & (4 * g + channel < C)
+        up = up + (tl.load(v_features + where, known, other=0.0),)
+        seen = seen + (tl.load(out_features + where, known, other=0.0),)
+        raw_behind, d_behind = fetch_background(background, dx, dy, dz, view, g, C, TEXTURE, SIGMOID)
+        behind, d_activation = behind + (raw_behind,), d_activation + (d_behind,)
     up_depth, up_opacity = dx * 0, dx * 0
     if DEPTH:
         up_depth = tl.load(v_depth + at, valid, other=0.0)
@@ -497,8 +524,6 @@ def march_backward(
     if EMPTINESS:
         up_penalty = tl.load(v_emptiness + view) / (tl.load(slots + view) * image).to(tl.float32)
     opaque = tl.load(out_opacity + at, valid, other=0.0)
-    behind, d_activation = fetch_background(background, dx, dy, dz, view, C, TEXTURE, SIGMOID)
-    seen = tl.load(out_features + where, known, other=0.0)
     far = tl.load(out_depth + at, valid, other=0.0)
     d_emptiness_sum = tl.load(out_d_emptiness + at, valid, other=0.0)
     base, total = known_sums(up, up_depth, up_opacity, up_penalty, behind, seen, far, opaque, d_emptiness_sum)
@@ -511,8 +536,9 @@ def march_backward(
         prefix = base * tl.load(state + (from_state * 4 + image) + pixel, later, other=0.0)
         prefix += up_depth * tl.load(state + (from_state * 4 + 2 * image) + pixel, later, other=0.0)
         prefix += up_penalty * tl.load(state + (from_state * 4 + 3 * image) + pixel, later, other=0.0)
-        begun = state_features + tl.expand_dims(from_state + pixel, 1) * 4 + channel
-        prefix += tl.sum(up * tl.load(begun, tl.expand_dims(later, 1), other=0.0), 1)
+        begun = state_features + tl.expand_dims(from_state + pixel, 1) * (4 * GROUPS) + channel
+        for g in tl.static_range(GROUPS):
+            prefix += tl.sum(up[g] * tl.load(begun + 4 * g, tl.expand_dims(later, 1), other=0.0), 1)
 
     k = samples_per_segment * segment
     end = tl.minimum(k + samples_per_segment, tl.load(out_stop + at, valid, other=0))
@@ -572,14 +598,16 @@ def march_backward(
         bright = weight > GATE
         d_emptiness = beta / (1 + beta * weight)
         d_weight = base + up_depth * t + up_penalty * d_emptiness
-        fetched = fetch_features(
-            features, x, y, z, fx, fy, fz, grid_width, grid_height, grid_depth, strides, origin, bright, C, STRIDE
-        )
-        d_raw_features = up
-        if SIGMOID:
-            fetched, d_color = color(fetched)
-            d_raw_features = up * d_color
-        d_weight += tl.where(bright, tl.sum(up * fetched, 1), 0.0)
+        d_raw_features = ()
+        for g in tl.static_range(GROUPS):
+            fetched = fetch_features(
+                features, x, y, z, fx, fy, fz, grid_width, grid_height, grid_depth, strides, origin, bright,
+                g, C, STRIDE,
+            )  # fmt: skip
+            if SIGMOID:
+                fetched, d_color = color(fetched)
+                d_raw_features = d_raw_features + (up[g] * d_color,)
+            d_weight += tl.where(bright, tl.sum(up[g] * fetched, 1), 0.0)
         prefix += d_weight * weight
         d_density = step * (transmittance * tl.exp(-thickness) * d_weight - (total - prefix))
         d_argument = tl.where(inside, d_density * logistic, 0.0)  # of softplus
@@ -595,9 +623,10 @@ def march_backward(
             if MERGE:
                 new_weight = new_weight + (sums_weight[c] + tri * lit,)
             else:
-                spot = grad_features + tl.expand_dims(index * 4, 1) + channel
-                value = tl.expand_dims(tri * lit, 1) * d_raw_features
-                add(spot, value, tl.expand_dims(bright, 1), fixed_features, FIXED)
+                spot = grad_features + tl.expand_dims(index * (4 * GROUPS), 1) + channel
+                for g in tl.static_range(GROUPS):
+                    value = tl.expand_dims(tri * lit, 1) * d_raw_features[g]
+                    add(spot + 4 * g, value, tl.expand_dims(bright, 1), fixed_features, FIXED)
         sums = new
         if MERGE:
             sums_weight = new_weight
@@ -618,17 +647,19 @@ def march_backward(
     if TEXTURE and tl.program_id(1) == 0:
         tx, ty, ux, uy = texture_cell(dx, dy, dz)
         first = valid & (segment == 0)
-        value = tl.where(tl.expand_dims(first, 1), tl.expand_dims(1 - opaque, 1) * up * d_activation, 0.0)
         one_x = tl.min(tl.where(first, tx, 9)) == tl.max(tl.where(first, tx, -9))
         one_y = tl.min(tl.where(first, ty, 9)) == tl.max(tl.where(first, ty, -9))
         for c in tl.static_range(4):
             index, tri = corner(c, tx, ty, ty * 0, ux, uy, uy * 0, 4, 4, 1)
-            part = tl.expand_dims(tri, 1) * value
-            if FIXED:
-                part = fixed_point(part, fixed_background)
-            if one_x & one_y:  # as most warps are: there are few texels, and many rays that add to each
-                here = tl.max(tl.where(first, index, 0))
-                tl.atomic_add(grad_background + here * 4 + channel, tl.sum(part, 0), sem="relaxed")
-            else:
-                spot = grad_background + tl.expand_dims(index * 4, 1) + channel
-                tl.atomic_add(spot, part, tl.expand_dims(first, 1), sem="relaxed")
+            for g in tl.static_range(GROUPS):
+                value = tl.expand_dims(1 - opaque, 1) * up[g] * d_activation[g]
+                part = tl.expand_dims(tri, 1) * tl.where(tl.expand_dims(first, 1), value, 0.0)
+                if FIXED:
+                    part = fixed_point(part, fixed_background)
+                texel = grad_background + 4 * g + channel
+                if one_x & one_y:  # as most warps are: there are few texels, and many rays that add to each
+                    here = tl.max(tl.where(first, index, 0))
+                    tl.atomic_add(texel + here * (4 * GROUPS), tl.sum(part, 0), sem="relaxed")
+                else:
+                    spot = texel + tl.expand_dims(index * (4 * GROUPS), 1)
+                    tl.atomic_add(spot, part, tl.expand_dims(first, 1), sem="relaxed")

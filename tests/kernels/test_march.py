@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sjc_fast import UserError
-from sjc_fast.kernels import bricks
+from sjc_fast.kernels import bricks, contract
 from sjc_fast.kernels import march as module
 from sjc_fast.kernels.bricks import brick_maximum
 from sjc_fast.kernels.contract import Gradients, Quadrature, Saved, Upstream
@@ -73,6 +73,10 @@ def test_the_authors_numbers(code, name):
         ("solid", "outside", 3, True),
         ("solid", "inside", 4, False),
         ("fog", "outside", 4, True),
+        ("random", "inside", 1, False),
+        ("solid", "inside", 6, True),
+        ("fog", "inside", 16, False),
+        ("random", "inside", 32, False),
     ],
 )
 def test_against_float64(code, kind, camera, channels, plain):
@@ -127,7 +131,18 @@ def test_thin_grids_with_something_else_around_them(code, shape):
 @pytest.mark.parametrize("channel", range(4))
 @pytest.mark.parametrize("activation", ["raw", "sigmoid"])
 def test_each_channel_has_its_gradient(code, channel, activation):
-    field, cameras = make_field("solid").to(code.device), make_cameras("outside")[:1].to(code.device)
+    _compare_gradient_of(channel, make_field("solid"), activation, code)
+
+
+@pytest.mark.parametrize(
+    ("channels", "channel", "activation"), [(5, 4, "raw"), (5, 4, "sigmoid"), (12, 6, "sigmoid"), (32, 31, "raw")]
+)
+def test_each_group_of_channels_has_its_gradient(code, channels, channel, activation):
+    _compare_gradient_of(channel, make_field("solid", channels=channels), activation, code)
+
+
+def _compare_gradient_of(channel, field, activation, code):
+    field, cameras = field.to(code.device), make_cameras("outside")[:1].to(code.device)
     field.activation = activation
     found = []
     for backend in (code.backend, "reference"):
@@ -135,6 +150,8 @@ def test_each_channel_has_its_gradient(code, channel, activation):
         (gradient,) = torch.autograd.grad(out.features[:, channel].sum(), field.features)
         found.append(gradient)
     assert bool((found[0][..., channel] != 0).any())
+    others = [c for c in range(field.channels) if c != channel]
+    assert not bool((found[0][..., others] != 0).any())
     assert relative_rmse(*found) < 1e-5
 
 
@@ -270,12 +287,19 @@ def test_both_sides_of_the_early_stop(code):
 
 @pytest.mark.parametrize(
     ("kind", "padded", "channels"),
-    [(torch.float16, True, 3), (torch.float16, False, 3), (torch.float16, False, 4), (torch.bfloat16, True, 3)],
+    [
+        (torch.float16, True, 3),
+        (torch.float16, False, 3),
+        (torch.float16, False, 4),
+        (torch.bfloat16, True, 3),
+        (torch.float16, True, 6),
+    ],
 )
 def test_half_precision_copies_are_read_and_masters_get_the_gradient(code, kind, padded, channels):
     field, cameras = make_field("solid", channels=channels).to(code.device), make_cameras("inside").to(code.device)
     options = {"height": 8, "width": 8, "step": field.step_size(), "backend": code.backend}
-    wide = torch.full((*field.density.shape, 4 if padded else channels), float("nan"), dtype=kind, device=code.device)
+    width = -(-channels // 4) * 4 if padded else channels
+    wide = torch.full((*field.density.shape, width), float("nan"), dtype=kind, device=code.device)
     wide[..., :channels] = field.features.detach()
     copies = (field.density.detach().to(kind), wide)
     twin = make_field("solid", channels=channels).to(code.device)
@@ -291,12 +315,13 @@ def test_half_precision_copies_are_read_and_masters_get_the_gradient(code, kind,
 
 
 @pytest.mark.slow
-def test_deterministic_gradients_do_not_depend_on_the_order_of_summation():
-    field, cameras = make_field("random").to(DEVICE), make_cameras("outside")[:2].to(DEVICE)
+@pytest.mark.parametrize("channels", [4, 5])
+def test_deterministic_gradients_do_not_depend_on_the_order_of_summation(channels):
+    field, cameras = make_field("random", channels=channels).to(DEVICE), make_cameras("outside")[:2].to(DEVICE)
     order = [1, 0]
     shuffled = Cameras(cameras.c2w[order], cameras.fov[order])
     generator = torch.Generator().manual_seed(3)
-    up = torch.randn(2, 4, 9, 9, generator=generator).to(DEVICE)
+    up = torch.randn(2, channels, 9, 9, generator=generator).to(DEVICE)
     leaves = (field.density, field.features, field.background, field.density_scale)
 
     def gradients(cameras, up, deterministic):
@@ -375,20 +400,23 @@ def test_skipping_does_skip(code):
     assert not out.features.requires_grad
 
 
-def test_accumulating_gradients_over_two_steps(code):
+@pytest.mark.parametrize("channels", [3, 7])
+def test_accumulating_gradients_over_two_steps(code, channels):
     """Buffers that live on, as a training step holds them, get what autograd gives, once more each time."""
-    field, cameras = make_field("solid", channels=3).to(code.device), make_cameras("inside").to(code.device)
+    field, cameras = make_field("solid", channels=channels).to(code.device), make_cameras("inside").to(code.device)
     tensors, options = scene_of(field, cameras), {"step": field.step_size(), "sigmoid": True, "backend": code.backend}
+    wide = -(-channels // 4) * 4
     out = march(tensors, height=6, width=5, **options)
     up = torch.randn(out.features.shape, generator=torch.Generator().manual_seed(2)).to(code.device)
     leaves = (field.density, field.features, field.background, field.density_scale)
     expected = torch.autograd.grad((out.features * up).sum() + 30 * out.emptiness.sum(), leaves)
-    grads = Gradients(*(torch.zeros(s, device=code.device) for s in ((5, 6, 7), (5, 6, 7, 4), (4, 4, 4), ())))
+    grads = Gradients(*(torch.zeros(s, device=code.device) for s in ((5, 6, 7), (5, 6, 7, wide), (4, 4, wide), ())))
     for times in (1, 2):
         rendering, saved = march_forward(tensors, height=6, width=5, **options)
         upstream = Upstream(up, emptiness=torch.full((1,), 30.0, device=code.device))
         march_accumulate(grads, tensors, saved, upstream, **options)
-        mine = (grads.density, grads.features[..., :3], grads.texture.permute(2, 0, 1)[:3], grads.log_scale)
+        texture = grads.texture.permute(2, 0, 1)[:channels]
+        mine = (grads.density, grads.features[..., :channels], texture, grads.log_scale)
         for a, b in zip(mine, expected, strict=True):
             torch.testing.assert_close(a, times * b, rtol=1e-4, atol=1e-6)
     assert not rendering.features.requires_grad
@@ -402,8 +430,9 @@ def test_accumulating_gradients_over_two_steps(code):
 
 
 @pytest.mark.slow
-def test_every_op_passes_opcheck(code):
-    field, cameras = make_field("solid").to(code.device), make_cameras("inside").to(code.device)
+@pytest.mark.parametrize("channels", [4, 6])
+def test_every_op_passes_opcheck(code, channels):
+    field, cameras = make_field("solid", channels=channels).to(code.device), make_cameras("inside").to(code.device)
     scene, quadrature = scene_of(field, cameras), Quadrature(0.7, -1.0, False, 10.0)
     plan = (1, 1) if code.backend == "cpu" else (2, 2)
     arguments = (*scene, None, None, None, 3, 5, *quadrature, *plan, False, code.backend)
@@ -416,7 +445,7 @@ def test_every_op_passes_opcheck(code):
     for deterministic in (False, True):
         given = (*plain, *saved, *upstream, *quadrature, *plan, deterministic, code.backend)
         torch.library.opcheck(march_gradients, given)
-    grads = [torch.zeros(s, device=code.device) for s in ((5, 6, 7), (5, 6, 7, 4), (4, 4, 4), ())]
+    grads = [torch.zeros(s, device=code.device) for s in contract.gradient_shapes((5, 6, 7), channels)]
     torch.library.opcheck(module._accumulate, (*grads, *plain, *saved, *upstream, *quadrature, *plan, code.backend))
     torch.library.opcheck(bricks._brick_maximum, (field.density.detach(), code.backend))
 
@@ -449,7 +478,8 @@ def test_what_the_kernels_cannot_read_is_refused(code):
     scene, options = scene_of(field, cameras), {"height": 4, "width": 4, "step": 0.1, "backend": code.backend}
     twisted = scene.features.permute(1, 0, 2, 3).contiguous().permute(1, 0, 2, 3)
     for changes, message in (
-        ({"density": scene.density[:-1]}, "not one grid"),
+        ({"density": scene.density[:-1]}, "not one grid of 1 to 32 channels"),
+        ({"features": torch.zeros(5, 6, 7, 33, device=code.device)}, "not one grid of 1 to 32 channels"),
         ({"density": scene.density.double(), "features": scene.features.double()}, "read float32, float16"),
         ({"background": torch.zeros(3, 4, device=code.device)}, "background is"),
         ({"features": twisted}, "must be contiguous"),

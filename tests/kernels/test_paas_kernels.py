@@ -68,16 +68,16 @@ def test_the_same_normals_to_a_millionth():
 
 
 @pytest.mark.parametrize(
-    ("samples", "antithetic", "doubled", "patch", "last", "dtype"),
+    ("channels", "samples", "antithetic", "doubled", "patch", "last", "dtype"),
     [
-        (1, False, True, 1, True, torch.float16),
-        (3, False, False, 1, False, torch.float32),
-        (4, True, True, 2, True, torch.float32),
-        (2, True, False, 2, False, torch.float16),
+        (4, 1, False, True, 1, True, torch.float16),
+        (5, 3, False, False, 1, False, torch.float32),
+        (4, 4, True, True, 2, True, torch.float32),
+        (32, 2, True, False, 2, False, torch.float16),
     ],
 )
-def test_perturb(samples, antithetic, doubled, patch, last, dtype):
-    x, sigma = views()
+def test_perturb(channels, samples, antithetic, doubled, patch, last, dtype):
+    x, sigma = views(channels)
     numbers = numbers_of(sigma)
     options = {"antithetic": antithetic, "doubled": doubled, "patch": patch, "dtype": dtype, "channels_last": last}
     mine = perturb(x, sigma, numbers.c_in, scalar(SEED), scalar(STEP), noise_samples=samples, **options)
@@ -89,19 +89,19 @@ def test_perturb(samples, antithetic, doubled, patch, last, dtype):
 
 @pytest.mark.parametrize("family", FAMILIES, ids="-".join)
 @pytest.mark.parametrize(
-    ("samples", "antithetic", "guidance", "coefficient", "weighting", "patch"),
+    ("channels", "samples", "antithetic", "guidance", "coefficient", "weighting", "patch"),
     [
-        (1, False, None, 0.0, "sigma", 1),
-        (4, True, 7.5, 1.0, "sigma2", 2),
-        (3, False, 100.0, 0.4, "one", 1),
-        (3, False, 7.5, "auto", "sigma", 2),
-        (1, False, None, "auto", "sds", 1),
-        (2, True, None, "auto", "sigma", 1),
+        (4, 1, False, None, 0.0, "sigma", 1),
+        (4, 4, True, 7.5, 1.0, "sigma2", 2),
+        (16, 3, False, 100.0, 0.4, "one", 1),
+        (4, 3, False, 7.5, "auto", "sigma", 2),
+        (32, 1, False, None, "auto", "sds", 1),
+        (5, 2, True, None, "auto", "sigma", 1),
     ],
 )
-def test_the_update(family, samples, antithetic, guidance, coefficient, weighting, patch):
+def test_the_update(family, channels, samples, antithetic, guidance, coefficient, weighting, patch):
     """Against the plain score from D in float64; the error scales with what goes in: guided answers times c_out."""
-    x, sigma = views()
+    x, sigma = views(channels)
     noise, numbers = plain_noise(x, samples, antithetic), numbers_of(sigma, family)
     generator = torch.Generator().manual_seed(5)
     batch = (2 if guidance else 1) * noise.shape[0] * samples
