@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sjc_fast.scores.diffusers import DiffusersModel
+from sjc_fast.scores.vae import LatentSpace
 
 #: Configurations of unet, vae and text encoder, as changes to the libraries' defaults.
 SHAPES: dict[str, dict[str, dict[str, Any]]] = {
@@ -116,11 +117,12 @@ class StandIn(DiffusersModel):
     """A score model of a UNet with random weights; its texts are random embeddings, and it has no VAE."""
 
     def __init__(self, unet: Any, device: torch.device | str, dtype: torch.dtype) -> None:
-        super().__init__(unet, DDIMScheduler(**NOISE_TABLE), _no_text, _no_vae, device=device, dtype=dtype, upscale=8)
+        table, latents = DDIMScheduler(**NOISE_TABLE), LatentSpace(_no_vae)
+        super().__init__(unet, table, _no_text, latents, device=device, dtype=dtype, upscale=8)
 
     def encode(self, prompts: list[str]) -> Tensor:
         """Random numbers of the size that CLIP's have, another row for every prompt."""
-        width = self.unet.config.cross_attention_dim
+        width = self.network.config.cross_attention_dim
         generator = torch.Generator().manual_seed(len(prompts))
         return torch.randn(len(prompts), 77, width, generator=generator).to(self.device)
 

@@ -27,8 +27,8 @@ from sjc_fast import load_score_model
 from sjc_fast.kernels.paas import Coefficients, perturb
 from sjc_fast.rendering import render
 from sjc_fast.runs.settings import PRESETS, default_config
+from sjc_fast.scores.assembly import prepare
 from sjc_fast.scores.attention import choose_attention, xformers_problem
-from sjc_fast.scores.diffusers import prepare
 from sjc_fast.scores.fused_unet import FusedUNet
 from sjc_fast.training import graphs
 from sjc_fast.training.config import TrainConfig, merge
@@ -112,12 +112,12 @@ def replays(s: Session) -> dict[str, Any]:
 def network(s: Session) -> dict[str, Any]:
     """The network called with fused kernels against diffusers' own call: the difference, and the time of each."""
     model = stand_in(s, fused=False)
-    dtype, size = model.dtype, model.unet.config.sample_size
+    dtype, size = model.dtype, model.network.config.sample_size
     x = torch.randn(2, model.channels, size, size, device=s.device).to(dtype, memory_format=torch.channels_last)
     inputs = (x, torch.tensor([20.0, 700.0], device=s.device), model.encode(["a", "b"]).to(dtype))
     with model.attention.active():
-        calls = {"fused": functools.partial(FusedUNet(model.unet), *inputs),
-                 "diffusers": functools.partial(model.unet, *inputs, return_dict=False)}  # fmt: skip
+        calls = {"fused": functools.partial(FusedUNet(model.network), *inputs),
+                 "diffusers": functools.partial(model.network, *inputs, return_dict=False)}  # fmt: skip
         ours, theirs = (call()[0].float() for call in calls.values())
         found: dict[str, Any] = {"difference": float((ours - theirs).norm() / theirs.norm())}
         limit = 1e-5 if dtype == torch.float32 else 1e-2  # roundings of half precision in some hundred layers
@@ -214,7 +214,7 @@ def plain_row(s: Session) -> dict[str, Any]:
     """One noise sample by the loop that the authors wrote: autograd renderer, eager network, optimizer of PyTorch."""
     _fresh(s)
     model = stand_in(s, fused=False)
-    unet = model.unet.to(memory_format=torch.contiguous_format)
+    unet = model.network.to(memory_format=torch.contiguous_format)
     run = Trainer(configuration(s, backend="reference"), model, s.device)
     field, optimizer = run.field, run.train_step.optimizer
     table, text = model.sigmas.to(s.device), model.encode(["", "it"]).to(model.dtype)
@@ -433,7 +433,7 @@ def network_rows(count: int = 20) -> list[dict[str, Any]]:
     """
     model = load_score_model("shapes", "cpu")
     text = model.encode(["a red mushroom"] * 2)
-    config = model.unet.config
+    config = model.network.config
     x = torch.randn(2, config.out_channels, config.sample_size, config.sample_size)
     tick = torch.full((2,), 500)
 
@@ -443,23 +443,27 @@ def network_rows(count: int = 20) -> list[dict[str, Any]]:
 
     def frozen() -> Callable[[], Any]:
         inputs = (x.to(memory_format=torch.channels_last), tick, text)
-        traced = torch.jit.trace(lambda a, b, c: model.unet(a, b, c, return_dict=False)[0], inputs, check_trace=False)
+        traced = torch.jit.trace(
+            lambda a, b, c: model.network(a, b, c, return_dict=False)[0], inputs, check_trace=False
+        )
         return lambda: traced(*inputs)
 
     def compiled() -> Callable[[], Any]:
-        return ask(torch.compile(model.unet, dynamic=False), torch.channels_last)
+        return ask(torch.compile(model.network, dynamic=False), torch.channels_last)
 
     last, plain = torch.channels_last, torch.contiguous_format
     cases = {
-        "float32, channels last (used)": lambda: ask(model.unet.to(memory_format=last), last),
-        "float32, contiguous": lambda: ask(model.unet.to(memory_format=plain), plain),
+        "float32, channels last (used)": lambda: ask(model.network.to(memory_format=last), last),
+        "float32, contiguous": lambda: ask(model.network.to(memory_format=plain), plain),
         "float32, traced": frozen,
         "float32, compiled": compiled,
-        "bfloat16, channels last": lambda: ask(model.unet.to(torch.bfloat16, memory_format=last), last, torch.bfloat16),
+        "bfloat16, channels last": lambda: ask(
+            model.network.to(torch.bfloat16, memory_format=last), last, torch.bfloat16
+        ),
     }
     rows = []
     for name, make in cases.items():
-        model.unet.to(torch.float32, memory_format=last)
+        model.network.to(torch.float32, memory_format=last)
         with torch.no_grad():
             began = time.perf_counter()
             call = make()

@@ -19,6 +19,7 @@ from ..export.pictures import save_picture
 from ..rendering import choose_backend
 from ..scene.field import VoxelField
 from ..scores.load import load_score_model
+from ..scores.lora import parse_lora
 from ..scores.protocol import ScoreModel
 from ..training.checkpoint import load_checkpoint, save_checkpoint
 from ..training.config import TrainConfig, save_yaml
@@ -94,8 +95,8 @@ def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None
     """
     started = time.monotonic()
     check_early(config)
-    if config.lora:
-        config = replace(config, lora=config.lora.absolute())  # so that the run can be resumed from anywhere
+    if config.lora:  # by full paths, so that the run can be resumed from anywhere
+        config = replace(config, lora=tuple(map(absolute_lora, config.lora)))
     device = pick_device(config.device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # events and graphs belong to the current device
@@ -141,6 +142,12 @@ def load_model(config: TrainConfig, device: torch.device) -> ScoreModel:
     dtype = network_dtype(config.precision)
     options = {"attention": config.attention, "compiled": config.compile, "lora": config.lora}
     return load_score_model(config.model, device, dtype, fused=config.fuse, **options)
+
+
+def absolute_lora(text: str) -> str:
+    """The same weights, by their full path."""
+    path, weight = parse_lora(text)
+    return f"{path.absolute()}{'' if weight == 1 else f':{weight:g}'}"
 
 
 def _device_name(device: torch.device) -> str:

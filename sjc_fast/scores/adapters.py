@@ -1,20 +1,27 @@
-"""How the network of each kind of pipeline is asked, and which parts its folder has.
+"""How networks that were trained on tables of noise levels are asked; see flow.py for the others.
 
-A new kind is a subclass of `Adapter` in `ADAPTERS`, by the name that diffusers gives its pipeline.
+A kind of pipeline is a subclass of `Adapter`, with a row in families.py.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .text import ClipText, SdxlText, T5Text, TextEncoder, unpack
+from .text import ClipText, PipelineText, TextEncoder, encode_deepfloyd, encode_sdxl, encode_with_mask, unpack
 
 if TYPE_CHECKING:
     from .loading import PartLoader
+
+
+#: A number in the configuration of a text encoder, by its folder and the setting's name; None where it has none.
+Said = Callable[[str, str], Any]
+#: Settings of a network, and the numbers of text encoders that must add up to each.
+Widths = dict[str, list[tuple[str, str]]]
 
 
 class Adapter:
@@ -25,14 +32,22 @@ class Adapter:
         upscale: image pixels a side of one latent.
     """
 
-    pipeline: str | None = "StableDiffusionPipeline"
-    """Diffusers' name of the pipeline whose LoRA weights fit; None where none are supported."""
-    network = "unet"
+    pipeline: ClassVar[str] = "StableDiffusionPipeline"
+    """Diffusers' name of it."""
+    network: ClassVar[str] = "unet"
     """The part that is asked."""
-    parts: tuple[str, ...] = ("unet", "scheduler", "tokenizer", "text_encoder")
+    kind: ClassVar[str] = "UNet2DConditionModel"
+    """Diffusers' name of its class."""
+    parts: ClassVar[tuple[str, ...]] = ("unet", "scheduler", "tokenizer", "text_encoder")
     """What a folder must have, besides a VAE where the model has one."""
-    masked = False
+    masked: ClassVar[bool] = False
     """Whether conditions say which of their rows are words, so that they cannot be blended."""
+    law: ClassVar[str] = "beta"
+    """Of noise, a key of `preconditioning.FAMILIES`."""
+    half: ClassVar[torch.dtype] = torch.float16
+    """The precision with 16 bits that the network was made for."""
+    defaults: ClassVar[dict[str, Any]] = {}
+    """What `train` should use, as a partial configuration tree; {} for the paper's settings."""
 
     def __init__(self, config: dict[str, Any], upscale: int) -> None:
         self.config, self.upscale = config, upscale
@@ -42,6 +57,21 @@ class Adapter:
         """Of what is denoised, as the configuration has it."""
         return self.config.get("out_channels")
 
+    @property
+    def seen(self) -> Any:
+        """Channels of what the network reads."""
+        return self.config.get("in_channels")
+
+    @property
+    def size(self) -> Any:
+        """Pixels a side of what the network was made for."""
+        return self.config.get("sample_size")
+
+    @property
+    def timestep_scale(self) -> float:
+        """With the law "flow": what the network calls t = 1."""
+        return 1000.0
+
     def check(self, source: str) -> None:
         """Refuse a network that wants something else.
 
@@ -50,6 +80,24 @@ class Adapter:
         """
         if self.config.get("addition_embed_type"):
             raise UserError(f"model {source}: its UNet wants more than an image and a text, which is not supported")
+
+    def widths(self, said: Said) -> Widths:  # noqa: ARG002
+        """What must fit between the network and its text encoders."""
+        return {"cross_attention_dim": [("text_encoder", "hidden_size")]}
+
+    def check_text(self, source: str, said: Said) -> None:
+        """Refuse text encoders of another width than the network reads.
+
+        Raises:
+            UserError: which.
+        """
+        for setting, numbers in self.widths(said).items():
+            wanted, found = self.config.get(setting), [said(part, name) for part, name in numbers]
+            if found and isinstance(wanted, int) and None not in found and sum(found) != wanted:
+                parts = " and ".join(part for part, _ in numbers)
+                raise UserError(
+                    f"model {source}: its {self.network} reads {wanted} numbers a word, and {parts} say {sum(found)}"
+                )
 
     def load_text(self, loader: PartLoader) -> TextEncoder:
         """The encoder of words."""
@@ -76,6 +124,7 @@ class SdxlAdapter(Adapter):
         self.sizes = torch.tensor([side, side, 0, 0, side, side], dtype=torch.float32)
         times = self.SIZES * (config.get("addition_time_embed_dim") or 0)
         self.pooled = (config.get("projection_class_embeddings_input_dim") or 0) - times
+        self.config = config | {"pooled": self.pooled}
 
     def check(self, source: str) -> None:
         if self.config.get("addition_embed_type") != "text_time" or self.pooled <= 0:
@@ -84,10 +133,13 @@ class SdxlAdapter(Adapter):
                 f"model {source}: its UNet is not one of Stable Diffusion XL's (addition_embed_type {kind!r})"
             )
 
-    def load_text(self, loader: PartLoader) -> TextEncoder:
-        from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+    def widths(self, said: Said) -> Widths:  # noqa: ARG002
+        states = [("text_encoder", "hidden_size"), ("text_encoder_2", "hidden_size")]
+        return {"cross_attention_dim": states, "pooled": [("text_encoder_2", "projection_dim")]}
 
-        return SdxlText(loader.pipeline(StableDiffusionXLPipeline, unet=None, vae=None, add_watermarker=False))
+    def load_text(self, loader: PartLoader) -> TextEncoder:
+        pipeline = loader.pipeline(self.pipeline, unet=None, vae=None, add_watermarker=False)
+        return PipelineText(pipeline, encode_sdxl)
 
     def ask(self, network: Any, x: Tensor, tick: Tensor, condition: Tensor) -> Tensor:
         states, pooled = unpack(condition, self.pooled)
@@ -99,7 +151,9 @@ class SdxlAdapter(Adapter):
 class DeepFloydAdapter(Adapter):
     """DeepFloyd IF, stage I: RGB, states of T5; of six channels that it answers, three are a variance (not used)."""
 
-    pipeline = None
+    pipeline = "IFPipeline"
+    TOKENS = 77  # as its pipeline has it
+    defaults: ClassVar[dict[str, Any]] = {"guidance": 20.0}  # threestudio, configs/dreamfusion-if.yaml
 
     @property
     def channels(self) -> Any:
@@ -112,11 +166,13 @@ class DeepFloydAdapter(Adapter):
                 f"model {source}: stage I of DeepFloyd IF has 3 channels and answers 6, not {seen} and {said}"
             )
 
-    def load_text(self, loader: PartLoader) -> TextEncoder:
-        from diffusers.pipelines.deepfloyd_if.pipeline_if import IFPipeline
+    def widths(self, said: Said) -> Widths:  # noqa: ARG002
+        return {"encoder_hid_dim": [("text_encoder", "d_model")]}
 
+    def load_text(self, loader: PartLoader) -> TextEncoder:
         absent = dict.fromkeys(("unet", "safety_checker", "feature_extractor", "watermarker"))
-        return T5Text(loader.pipeline(IFPipeline, t5=True, **absent, requires_safety_checker=False))
+        pipeline = loader.pipeline(self.pipeline, large=True, **absent, requires_safety_checker=False)
+        return PipelineText(pipeline, encode_deepfloyd, tokens=self.TOKENS)
 
     def ask(self, network: Any, x: Tensor, tick: Tensor, condition: Tensor) -> Tensor:
         return network(x, tick, condition, return_dict=False)[0][:, : x.shape[1]]
@@ -125,8 +181,9 @@ class DeepFloydAdapter(Adapter):
 class PixArtAdapter(Adapter):
     """PixArt-Sigma: a transformer, states of T5 with a mask; half of the channels that it answers are a variance."""
 
-    pipeline = None
+    pipeline = "PixArtSigmaPipeline"
     network = "transformer"
+    kind = "PixArtTransformer2DModel"
     parts = ("transformer", "scheduler", "tokenizer", "text_encoder")
     masked = True
     TOKENS = 300
@@ -140,10 +197,12 @@ class PixArtAdapter(Adapter):
         if said not in (seen, 2 * (seen or 0)):
             raise UserError(f"model {source}: PixArt answers its {seen} channels or twice as many, not {said}")
 
-    def load_text(self, loader: PartLoader) -> TextEncoder:
-        from diffusers.pipelines.pixart_alpha.pipeline_pixart_sigma import PixArtSigmaPipeline
+    def widths(self, said: Said) -> Widths:  # noqa: ARG002
+        return {"caption_channels": [("text_encoder", "d_model")]}
 
-        return T5Text(loader.pipeline(PixArtSigmaPipeline, t5=True, transformer=None, vae=None), self.TOKENS)
+    def load_text(self, loader: PartLoader) -> TextEncoder:
+        pipeline = loader.pipeline(self.pipeline, large=True, transformer=None, vae=None)
+        return PipelineText(pipeline, encode_with_mask, tokens=self.TOKENS)
 
     def ask(self, network: Any, x: Tensor, tick: Tensor, condition: Tensor) -> Tensor:
         states, mask = unpack(condition, self.TOKENS)
@@ -156,28 +215,3 @@ class PixArtAdapter(Adapter):
             return_dict=False,
         )[0]
         return answer[:, : x.shape[1]]
-
-
-#: By the name of the pipeline in `model_index.json`.
-ADAPTERS: dict[str, type[Adapter]] = {
-    "StableDiffusionPipeline": Adapter,
-    "StableDiffusionXLPipeline": SdxlAdapter,
-    "IFPipeline": DeepFloydAdapter,
-    "PixArtSigmaPipeline": PixArtAdapter,
-}
-
-
-def adapter_of(source: str, index: dict[str, Any]) -> type[Adapter]:
-    """The adapter for a model, by what its `model_index.json` says (nothing, where it has none).
-
-    What is not known and has a UNet with a text encoder is taken for Stable Diffusion: many pipelines share its parts.
-
-    Raises:
-        UserError: it is of a kind that is not known.
-    """
-    name = index.get("_class_name")
-    if name in ADAPTERS:
-        return ADAPTERS[name]
-    if name is None or {"unet", "text_encoder"} <= set(index):
-        return Adapter
-    raise UserError(f"model {source} is a {name}, which is not supported; known: {', '.join(ADAPTERS)}")

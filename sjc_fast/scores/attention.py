@@ -97,7 +97,7 @@ def choose_attention(unet: Any, name: str, device: torch.device, dtype: torch.dt
     Args:
         name: "sdpa" (PyTorch chooses), one of `BACKENDS` (another does what it cannot), or "xformers".
     """
-    if not unet.attn_processors:
+    if not getattr(unet, "attn_processors", True):
         return AttentionChoice("none")
     if name == "xformers":
         unet.enable_xformers_memory_efficient_attention()
@@ -118,8 +118,8 @@ def choose_attention(unet: Any, name: str, device: torch.device, dtype: torch.dt
 
 def heads_of(unet: Any) -> list[Heads]:
     """The kinds of attention in a diffusers network."""
-    layers = [m for m in unet.modules() if hasattr(m, "inner_dim") and hasattr(m, "is_cross_attention")]
-    return sorted({Heads(m.inner_dim // m.heads, m.is_cross_attention) for m in layers})
+    layers = [m for m in unet.modules() if hasattr(m, "inner_dim") and hasattr(m, "heads")]
+    return sorted({Heads(m.inner_dim // m.heads, getattr(m, "is_cross_attention", False)) for m in layers})
 
 
 def faulty_backends(

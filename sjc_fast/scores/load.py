@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,27 +61,26 @@ def load_score_model(
     attention: str = "sdpa",
     fused: bool = True,
     compiled: bool = False,
-    lora: Path | None = None,
+    lora: Sequence[str | Path] | str | Path = (),
 ) -> DiffusersModel:
     """Load a score model.
 
     Args:
         name: "shapes" (the embedded model, no download), a diffusers-format folder, or a hub id.
         device: where it runs; default CUDA if there is one.
-        dtype: precision of the network; default float16 on CUDA, float32 elsewhere.
+        dtype: precision of the network; default float32 on a CPU, else float16, or bfloat16 where it was made for it.
         attention: "sdpa" (PyTorch chooses), "flash", "cudnn", "efficient" or "xformers" (an optional package).
         fused: call a network of Stable Diffusion's kind with fused kernels, where it runs on CUDA.
         compiled: compile the network with `torch.compile` instead, at its first call.
-        lora: LoRA weights to add, a .safetensors file.
+        lora: LoRA weights to add, one or several .safetensors files, each "path" or "path:weight".
 
     Raises:
         UserError: no such model, or a part of it is missing or damaged.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if dtype is None:
-        dtype = torch.float16 if device.type == "cuda" else torch.float32
-    from .diffusers import load_diffusers
+    from .assembly import load_diffusers
 
     folder = model_folder(name)
     source = str(folder) if folder else name
-    return load_diffusers(source, device, dtype, attention=attention, fused=fused, compiled=compiled, lora=lora)
+    added = [lora] if isinstance(lora, str | Path) else list(lora)
+    return load_diffusers(source, device, dtype, attention=attention, fused=fused, compiled=compiled, lora=added)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import torch
 
 
+VAES = ("AutoencoderKL", "AutoencoderDC")
+
+
 @dataclass
 class FolderSettings:
     """A model folder's own `sjc_fast.json`, or nothing special."""
@@ -63,8 +66,11 @@ class FolderSettings:
 class PartLoader:
     """The parts of one model, from a folder or the hub, every failure as one line."""
 
-    def __init__(self, source: str, dtype: torch.dtype) -> None:
-        self.source, self.dtype = source, dtype
+    dtype: torch.dtype
+    """Of weights; set before they are loaded."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
         self.folder = Path(source) if Path(source).is_dir() else None
         if self.folder:
             self._quiet()
@@ -93,16 +99,17 @@ class PartLoader:
         except Exception as error:  # as in `_load`
             raise UserError(f"model {self.source}: cannot load model_index.json: {one_line(error)}") from None
 
-    def pipeline(self, kind: Any, *, t5: bool = False, **parts: Any) -> Any:
+    def pipeline(self, kind: str, *, large: bool = False, **parts: Any) -> Any:
         """A pipeline of the model in the loader's precision, with the parts that are given in place of its own.
 
-        T5 was trained in bfloat16, and its numbers are too large for float16.
+        Large text encoders (T5, Gemma, Qwen) were trained in bfloat16, and their numbers are too large for float16.
         """
+        import diffusers
         import torch
 
-        dtype = torch.bfloat16 if t5 and self.dtype == torch.float16 else self.dtype
+        dtype = torch.bfloat16 if large and self.dtype == torch.float16 else self.dtype
         try:
-            return kind.from_pretrained(self.source, use_safetensors=True, **parts).to(dtype)
+            return getattr(diffusers, kind).from_pretrained(self.source, use_safetensors=True, **parts).to(dtype)
         except Exception as error:  # as in `_load`
             raise UserError(f"model {self.source}: cannot load its text encoders: {one_line(error)}") from None
 
@@ -142,12 +149,25 @@ class PartLoader:
             raise UserError(f"model {self.source}: the configuration of {part} is not a table of settings")
         return config
 
-    def scheduler(self) -> Any:
-        """The noise table, whatever sampler the model ships with."""
+    def scheduler(self, law: str) -> Any:
+        """The noise table, whatever sampler the model ships with; None where the law "flow" needs none.
+
+        Raises:
+            UserError: the model's noise is of another law, or it predicts something else.
+        """
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
         config = self.config("scheduler")
-        if "beta_schedule" not in config or config.get("prediction_type", "epsilon") not in predictions("beta"):
+        flows = "FlowMatch" in str(config.get("_class_name")) or config.get("prediction_type") == "flow_prediction"
+        if law == "flow":
+            if not flows:
+                raise UserError(f"model {self.source}: {config.get('_class_name')} is not a scheduler of flow models")
+            return None
+        if (
+            flows
+            or "beta_schedule" not in config
+            or config.get("prediction_type", "epsilon") not in predictions("beta")
+        ):
             kind = f"{config.get('_class_name')} with prediction type {config.get('prediction_type')!r}"
             known = ", ".join(predictions("beta"))
             raise UserError(f"model {self.source}: {kind} is not supported; known: {known} on a beta schedule")
@@ -157,8 +177,13 @@ class PartLoader:
         """The VAE, in float32 where it says that float16 is too little for it (Stable Diffusion XL's)."""
         import torch
 
-        vae = self.weights("vae")
-        return vae.float() if vae.config.force_upcast and vae.dtype == torch.float16 else vae
+        name = self.config("vae").get("_class_name", VAES[0])
+        if name not in VAES:
+            raise UserError(
+                f"model {self.source}: its vae is a {name}, which is not supported; known: {', '.join(VAES)}"
+            )
+        vae = self.weights("vae", name)
+        return vae.float() if vae.config.get("force_upcast") and vae.dtype == torch.float16 else vae
 
     def tokenizer(self) -> Any:
         """The tokenizer, by whatever class its folder names."""
@@ -166,26 +191,27 @@ class PartLoader:
 
         return self._load("tokenizer", AutoTokenizer.from_pretrained)
 
-    def weights(self, part: str) -> Any:
+    def weights(self, part: str, name: str | None = None) -> Any:
         """A network, in the loader's precision, from safetensors only, with every tensor found.
 
+        Args:
+            name: diffusers' name of its class, where the part may be of several.
+
         Raises:
-            UserError: it is missing, damaged, or lacks tensors (the libraries would make those up at random).
+            UserError: it is missing, damaged, of another class, or lacks tensors (the libraries would make those up at
+                random).
         """
-        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-        from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
-        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+        import diffusers
         from transformers import CLIPTextModel
 
         from .layout import LayoutDecoder
 
-        kind = {
-            "unet": UNet2DConditionModel,
-            "transformer": PixArtTransformer2DModel,
-            "vae": AutoencoderKL,
-            "text_encoder": CLIPTextModel,
-            "layout": LayoutDecoder,
-        }[part]
+        if name:
+            said = self.config(part).get("_class_name", name)
+            if said != name:
+                raise UserError(f"model {self.source}: its {part} is a {said}, and a {name} is needed")
+        kind: Any = {"text_encoder": CLIPTextModel, "layout": LayoutDecoder}.get(part)
+        kind = kind or getattr(diffusers, name or "AutoencoderKL")
         precision = {"torch_dtype": self.dtype} if part != "text_encoder" else {}
         options = {"use_safetensors": True, "output_loading_info": True, **precision}
         network, info = self._load(part, kind.from_pretrained, **options)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+LOG = logging.getLogger(__name__)
 
 
 class TextEncoder(Protocol):
@@ -15,7 +19,7 @@ class TextEncoder(Protocol):
     """Its networks by the names of their folders."""
 
     def __call__(self, prompts: list[str], device: torch.device) -> Tensor:
-        """Conditions [B, tokens, width] of prompts, encoded on a device."""
+        """Conditions [B, tokens, width] of prompts, encoded on a device. What is too long is cut, with a warning."""
         ...
 
 
@@ -34,55 +38,108 @@ class ClipText:
     def __call__(self, prompts: list[str], device: torch.device) -> Tensor:
         self.encoder.to(device)
         length = self.tokenizer.model_max_length
-        limit = getattr(self.encoder.config, "max_position_embeddings", length)
-        tokens = self.tokenizer(
-            prompts, padding="max_length", max_length=min(length, limit), truncation=True, return_tensors="pt"
-        )
+        length = min(length, getattr(self.encoder.config, "max_position_embeddings", length))
+        warn_of_cuts(self.tokenizer, prompts, length)
+        tokens = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         return self.encoder(tokens.input_ids.to(device)).last_hidden_state
 
 
-class SdxlText:
-    """States of two CLIP text encoders side by side, and behind them the pooled vector of the second, in rows as wide.
+class PipelineText:
+    """What a diffusers pipeline makes of prompts, as one tensor.
 
     Args:
-        pipeline: diffusers' `StableDiffusionXLPipeline`, of which only the text encoders are there.
+        pipeline: one of which only tokenizers and text encoders are there.
+        encode: calls it and packs its answers: (pipeline, prompts, device) to conditions.
+        tokenizer: the name of the one that reads most of a prompt.
+        tokens: that this one may read.
     """
 
-    def __init__(self, pipeline: Any) -> None:
-        self.pipeline = pipeline
-        names = ("text_encoder", "text_encoder_2")
-        self.networks = {name: getattr(pipeline, name).eval().requires_grad_(False) for name in names}
+    def __init__(
+        self,
+        pipeline: Any,
+        encode: Callable[[Any, list[str], torch.device], Tensor],
+        tokenizer: str = "tokenizer",
+        tokens: int | None = None,
+    ) -> None:
+        self.pipeline, self.encode, self.tokenizer, self.tokens = pipeline, encode, tokenizer, tokens
+        parts = {name: part for name, part in pipeline.components.items() if name.startswith("text_encoder") and part}
+        self.networks = {name: part.eval().requires_grad_(False) for name, part in parts.items()}
 
     @torch.no_grad()
     def __call__(self, prompts: list[str], device: torch.device) -> Tensor:
         self.pipeline.to(device)
-        states, _, pooled, _ = self.pipeline.encode_prompt(prompts, device=device, do_classifier_free_guidance=False)
-        if self.pipeline.config.force_zeros_for_empty_prompt:  # as the pipeline does without a negative prompt
-            said = torch.tensor([bool(prompt) for prompt in prompts], device=device)
-            states, pooled = states * said[:, None, None], pooled * said[:, None]
-        return pack(states, pooled)
+        tokenizer = getattr(self.pipeline, self.tokenizer, None)
+        if tokenizer is not None:
+            warn_of_cuts(tokenizer, prompts, self.tokens or tokenizer.model_max_length)
+        return self.encode(self.pipeline, prompts, device)
 
 
-class T5Text:
-    """The states of a T5 text encoder, and behind them, where the network wants it, which of them are words.
+def warn_of_cuts(tokenizer: Any, prompts: list[str], length: int) -> None:
+    """Say what a text encoder that takes `length` tokens will not see of the longest prompt."""
+    longest = max(prompts, key=len)
+    tokens = tokenizer(longest, add_special_tokens=False).input_ids
+    room = length - (len(tokenizer(longest).input_ids) - len(tokens))
+    if len(tokens) > room:
+        LOG.warning("the prompt is longer than the model reads; not seen: %s", tokenizer.decode(tokens[room:]).strip())
 
-    Args:
-        pipeline: diffusers' pipeline, of which only the text encoder is there.
-        tokens: that prompts are padded to, where a mask is wanted.
-    """
 
-    def __init__(self, pipeline: Any, tokens: int | None = None) -> None:
-        self.pipeline, self.tokens = pipeline, tokens
-        self.networks = {"text_encoder": pipeline.text_encoder.eval().requires_grad_(False)}
+def encode_sdxl(pipeline: Any, prompts: list[str], device: torch.device) -> Tensor:
+    """States of two CLIP text encoders side by side, and behind them the pooled vector of the second."""
+    states, _, pooled, _ = pipeline.encode_prompt(prompts, device=device, do_classifier_free_guidance=False)
+    if pipeline.config.force_zeros_for_empty_prompt:  # as the pipeline does without a negative prompt
+        said = torch.tensor([bool(prompt) for prompt in prompts], device=device)
+        states, pooled = states * said[:, None, None], pooled * said[:, None]
+    return pack(states, pooled)
 
-    @torch.no_grad()
-    def __call__(self, prompts: list[str], device: torch.device) -> Tensor:
-        self.pipeline.to(device)
-        options: dict[str, Any] = {"device": device, "do_classifier_free_guidance": False}
-        if self.tokens is None:
-            return self.pipeline.encode_prompt(prompts, **options)[0]
-        states, mask, *_ = self.pipeline.encode_prompt(prompts, max_sequence_length=self.tokens, **options)
-        return pack(states, mask)
+
+def encode_deepfloyd(pipeline: Any, prompts: list[str], device: torch.device) -> Tensor:
+    """States of T5."""
+    return pipeline.encode_prompt(prompts, device=device, do_classifier_free_guidance=False)[0]
+
+
+def encode_with_mask(pipeline: Any, prompts: list[str], device: torch.device) -> Tensor:
+    """States, and behind them which of them are words (PixArt)."""
+    states, mask, *_ = pipeline.encode_prompt(prompts, device=device, do_classifier_free_guidance=False)
+    return pack(states, mask)
+
+
+def encode_sd3(pipeline: Any, prompts: list[str], device: torch.device) -> Tensor:
+    """States of two CLIP encoders and of T5 one after the other, and behind them the pooled vectors of the former."""
+    options = {"device": device, "do_classifier_free_guidance": False}
+    states, _, pooled, _ = pipeline.encode_prompt(prompts, None, None, **options)
+    return pack(states, pooled)
+
+
+def encode_flux(pipeline: Any, prompts: list[str], device: torch.device) -> Tensor:
+    """States of T5, and behind them the pooled vector of CLIP."""
+    states, pooled, _ids = pipeline.encode_prompt(prompts, None, device=device)
+    return pack(states, pooled)
+
+
+def encode_sana(pipeline: Any, prompts: list[str], device: torch.device) -> Tensor:
+    """States of Gemma with a mask: prompts behind the instructions of Sana's authors, nothing as it is."""
+    import inspect
+
+    instructions = inspect.signature(pipeline.__call__).parameters["complex_human_instruction"].default
+    options = {"device": device, "do_classifier_free_guidance": False}
+    rows = [
+        pack(*pipeline.encode_prompt(p, complex_human_instruction=instructions if p else None, **options)[:2])
+        for p in prompts
+    ]
+    return torch.cat(rows)
+
+
+def encode_z_image(pipeline: Any, prompts: list[str], device: torch.device) -> Tensor:
+    """States of Qwen, which are as many as a prompt has tokens, padded to `Z_IMAGE_TOKENS`, with a mask."""
+    found = pipeline.encode_prompt(list(prompts), device, False, max_sequence_length=Z_IMAGE_TOKENS)[0]
+    states = found[0].new_zeros(len(found), Z_IMAGE_TOKENS, found[0].shape[1])
+    mask = found[0].new_zeros(len(found), Z_IMAGE_TOKENS)
+    for i, words in enumerate(found):
+        states[i, : len(words)], mask[i, : len(words)] = words, 1
+    return pack(states, mask)
+
+
+Z_IMAGE_TOKENS = 512  # as its pipeline has it
 
 
 def pack(states: Tensor, *vectors: Tensor) -> Tensor:

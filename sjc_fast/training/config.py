@@ -212,8 +212,8 @@ class TrainConfig:
     """Compile the network with torch.compile instead: a slower start."""
     precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
     """Of the network: "auto" is fp16 on a CUDA device, else fp32."""
-    lora: Path | None = None
-    """LoRA weights for the network, a .safetensors file."""
+    lora: tuple[str, ...] = ()
+    """LoRA weights for network and text encoders: .safetensors files, with a weight if wanted: a.safetensors:0.8."""
     memory_limit: Annotated[float | None, Range(0.1, 1e5)] = None
     """GiB that tensors may take on the CUDA device; batches that need more are split into equal parts."""
     resume: Path | None = None
@@ -328,6 +328,8 @@ def merge(config: Any, tree: Any, where: str = "configuration") -> Any:
         key = current_names.get(given, given)
         if key not in hints:
             raise UserError(f"{where}: unknown setting {key!r}; known: {', '.join(hints)}")
+        if key == "lora" and not isinstance(value, list | tuple):  # of earlier versions: a path or nothing
+            value = [] if value is None else [value]
         current = getattr(config, key)
         if dataclasses.is_dataclass(current):
             changes[key] = merge(current, value, f"{where}: {key}")
@@ -413,6 +415,8 @@ def digest(config: TrainConfig) -> str:
     """A fingerprint of what decides the result, the same before and after a round through YAML."""
     settled = merge(TrainConfig(), to_dict(config))
     tree = {k: v for k, v in _former(to_dict(settled)).items() if k not in FREE_TO_CHANGE}
+    if len(settled.lora) < 2:
+        tree["lora"] = settled.lora[0] if settled.lora else None
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 

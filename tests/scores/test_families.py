@@ -117,11 +117,6 @@ def test_a_run_by_every_renderer(name, request):
         torch.testing.assert_close(log, logs[0], rtol=1e-3, atol=1e-4)
 
 
-def test_lora_weights_are_refused(pixart, tmp_path):
-    with pytest.raises(UserError, match="LoRA weights are not supported for models like"):
-        load_score_model(str(pixart), CPU, lora=tmp_path / "some.safetensors")
-
-
 def test_networks_of_another_shape_are_refused(deepfloyd, pixart):
     for folder, part, words in (
         (deepfloyd, "unet", "3 channels and answers 6, not 3 and 5"),

@@ -7,7 +7,7 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from sjc_fast.rendering.checks import DEVICE
 from sjc_fast.scores import fused_unet
-from sjc_fast.scores.diffusers import prepare
+from sjc_fast.scores.assembly import prepare
 from sjc_fast.scores.fused_unet import FusedUNet, obstacle
 from tests.support import pipelines
 

@@ -30,7 +30,7 @@ def question(model, count, prompts=("a cube",)):
 
 def short_of_memory(model, most):
     """Let the network fail, as it does on a full device, for more than so many inputs at once."""
-    seen, whole = [], model.unet.forward
+    seen, whole = [], model.network.forward
 
     def forward(x, *args, **kwargs):
         if len(x) > most:
@@ -38,7 +38,7 @@ def short_of_memory(model, most):
         seen.append(len(x))
         return whole(x, *args, **kwargs)
 
-    model.unet.forward = forward
+    model.network.forward = forward
     return seen
 
 
@@ -107,10 +107,10 @@ def test_lora_weights_are_added_to_both_networks(folder, tmp_path, naming):
         x = torch.randn(2, 4, 16, 16, generator=generator())
         truth = pipe.unet.eval()(x, 500, text.expand(2, -1, -1)).sample
         torch.testing.assert_close(model.encode(["a cube"]), text, atol=1e-5, rtol=1e-4)
-        mine = model.unet(x, 500, text.expand(2, -1, -1)).sample
+        mine = model.network(x, 500, text.expand(2, -1, -1)).sample
     torch.testing.assert_close(mine, truth, atol=1e-5, rtol=1e-4)
     assert float((plain.encode(["a cube"]) - text).abs().max()) > 1e-2
-    assert not any("lora" in name for name, _ in model.unet.named_parameters())  # merged: they cost nothing
+    assert not any("lora" in name for name, _ in model.network.named_parameters())  # merged: they cost nothing
     model.release_text_encoder()
     torch.testing.assert_close(model.encode(["a cube"]), text, atol=1e-5, rtol=1e-4)
 
@@ -147,16 +147,14 @@ def test_a_compiled_network_answers_the_same(folder, monkeypatch):
     model, plain = (load_score_model(str(folder), device="cpu", compiled=c) for c in (True, False))
     inputs = question(plain, 2)
     torch.testing.assert_close(model.denoise(*inputs), plain.denoise(*inputs), atol=1e-4, rtol=1e-4)
-    assert model.unet._compiled_call_impl is not None
+    assert model.network._compiled_call_impl is not None
 
 
 def test_the_linear_preview_needs_no_vae(folder):
     model = load_score_model(str(folder), device="cpu")
     x = torch.randn(2, 4, 5, 5, generator=generator())
     preview = model.preview(x)
-    assert model._vae is None
+    assert model.latents.vae is None
     rows, offset = LINEAR_MAPS[0.18215]
     truth = sum(x[:, c, None] * torch.tensor(rows[c])[:, None, None] for c in range(4))
     torch.testing.assert_close(preview, (truth + torch.tensor(offset)[:, None, None]).clamp(0, 1))
-    model.latent_scale = 0.5  # another VAE: the fit says nothing about its latents
-    torch.testing.assert_close(model.preview(x), model.decode(x))

@@ -109,7 +109,7 @@ def test_pixel_model_without_vae_and_with_a_patch(tmp_path):
     torch.testing.assert_close(model.decode(x), (x / 2 + 0.5).clamp(0, 1))
     torch.testing.assert_close(model.encode_image(model.decode(x)), x.clamp(-1, 1))
 
-    unet = UNet2DConditionModel.from_config({**model.unet.config, "in_channels": 12, "out_channels": 12})
+    unet = UNet2DConditionModel.from_config({**model.network.config, "in_channels": 12, "out_channels": 12})
     shutil.rmtree(folder / "unet")
     unet.save_pretrained(folder / "unet")
     settings = {"pixel_patch": 2, "defaults": {"steps": 7}}

@@ -36,7 +36,7 @@ def model(folder):
 
 def test_what_it_is(model):
     assert (model.channels, model.size, model.latent, model.upscale) == (4, 16, True, 2)
-    assert model.latent_scale == 0.13025
+    assert model.latents.scale == 0.13025
 
 
 @torch.no_grad()
@@ -100,7 +100,7 @@ def test_pictures(pipe, model):
 def test_half_precision_keeps_the_vae_in_float32(folder):
     half = load_score_model(str(folder), device="cpu", dtype=torch.float16)
     half.prepare_decoder()
-    assert half._vae.dtype == torch.float32
+    assert half.latents.vae.dtype == torch.float32
     assert bool(half.decode(torch.randn(1, 4, 4, 4)).isfinite().all())
 
 
@@ -138,9 +138,9 @@ def test_folders_of_other_kinds_are_refused_in_one_line(folder, tmp_path):
     index = folder / "model_index.json"
     kept = index.read_text()
     try:
-        index.write_text(json.dumps({"_class_name": "FluxPipeline", "transformer": ["diffusers", "Flux"]}))
+        index.write_text(json.dumps({"_class_name": "WanPipeline", "transformer": ["diffusers", "Wan"]}))
         with pytest.raises(
-            UserError, match=r"is a FluxPipeline, which is not supported; known: StableDiffusionPipeline,"
+            UserError, match=r"is a WanPipeline, which is not supported; known: StableDiffusionPipeline,"
         ):
             load_score_model(str(folder), device="cpu")
         index.write_text("{")
@@ -172,7 +172,7 @@ def test_lora_weights_are_merged_into_unet_and_both_text_encoders(folder, tmp_pa
     layers = {f"{name}_lora_layers": get_peft_model_state_dict(network) for name, network in networks.items()}
     StableDiffusionXLPipeline.save_lora_weights(tmp_path, **layers)
     path = tmp_path / "pytorch_lora_weights.safetensors"
-    plain, model = (load_score_model(str(folder), device="cpu", lora=lora) for lora in (None, path))
+    plain, model = (load_score_model(str(folder), device="cpu", lora=lora) for lora in ((), path))
     with torch.no_grad():
         states, _, pooled, _ = pipe.encode_prompt("it", device=torch.device("cpu"), do_classifier_free_guidance=False)
         condition = model.encode(["it"])

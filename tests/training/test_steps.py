@@ -236,6 +236,6 @@ def test_the_text_encoder_is_let_go_and_the_negative_prompt_counts(latents):
     run = Trainer(CASES["latents"], model)
     gc.collect()
     assert encoder() is None
-    assert model._vae is None
+    assert model.latents.vae is None
     torch.testing.assert_close(run.train_step.scorer.conditions.unconditional, negative)
     assert not torch.equal(negative, model.encode([""]))  # it is loaded again where it is wanted

@@ -61,7 +61,7 @@ class Painter(threading.Thread):
 def run() -> dict[str, Any]:
     s = runs.session()
     model = steps.stand_in(s)
-    model.latent_scale = STABLE_DIFFUSION_SCALE  # its previews need no VAE
+    model.latents.scale = STABLE_DIFFUSION_SCALE  # its previews need no VAE
     trainer = runs.start(s, model)
     painter = Painter(trainer, model)
     painter.start()

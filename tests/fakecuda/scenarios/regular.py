@@ -46,7 +46,7 @@ def run() -> dict[str, Any]:
     model = steps.stand_in(s)
     model.prepare_decoder = lambda: None  # it has no VAE, which the last preview asks for
     model.decode = lambda features: interpolate(features[:, :3].sigmoid(), scale_factor=model.upscale)
-    model.latent_scale = STABLE_DIFFUSION_SCALE  # previews by the linear map, as of Stable Diffusion
+    model.latents.scale = STABLE_DIFFUSION_SCALE  # previews by the linear map, as of Stable Diffusion
     Trainer.step = slowed(Trainer.step)
     with tempfile.TemporaryDirectory() as folder:
         changes = {"prompt": "it", "steps": STEPS, "output": f"{folder}/run", "device": "cuda", "backend": "triton"}

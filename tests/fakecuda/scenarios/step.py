@@ -78,7 +78,7 @@ def check_metrics(trainer: Trainer) -> None:
 
 def network(model: Any) -> dict[str, int]:
     """What a call of the network with guidance, for one noised copy of a view, moves in its helpers."""
-    config = model.unet.config
+    config = model.network.config
     shape = (2, model.channels, config.sample_size, config.sample_size)
     batch = torch.empty(shape, dtype=model.dtype, device="cuda").contiguous(memory_format=torch.channels_last)
     text = torch.empty(2, 77, config.cross_attention_dim, dtype=model.dtype, device="cuda")

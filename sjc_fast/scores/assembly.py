@@ -1,0 +1,171 @@
+"""From a folder or hub id to a score model: parts are found, checked by their configurations, loaded, put together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UserError, setting
+from .adapters import Adapter
+from .attention import check_attention, choose_attention
+from .diffusers import DiffusersModel
+from .families import adapter_of
+from .fused_unet import FusedUNet, obstacle
+from .layout import TextWithLayout, UNetWithLayout
+from .loading import FolderSettings, PartLoader, one_line
+from .lora import Lora, parse_lora
+from .previews import STABLE_DIFFUSION_SCALE
+from .text import ClipText, TextEncoder
+from .vae import LatentSpace
+
+LOG = logging.getLogger(__name__)
+
+
+def load_diffusers(
+    source: str,
+    device: torch.device | str,
+    dtype: torch.dtype | None = None,
+    *,
+    attention: str = "sdpa",
+    fused: bool = True,
+    compiled: bool = False,
+    lora: Sequence[str | Path] = (),
+) -> DiffusersModel:
+    """Load a model from a local folder or a hub id, through diffusers' and transformers' own loaders.
+
+    Args:
+        dtype: of the network; by default float32 on a CPU, else what is half as wide and the network was made for.
+        attention: "sdpa" (PyTorch chooses), "flash", "cudnn", "efficient" or "xformers".
+        fused: call the UNet our way (`fused_unet`), where it is of that kind and runs on CUDA.
+        compiled: compile the UNet with `torch.compile` instead, at its first call.
+        lora: LoRA weights to add to network and text encoders, "path" or "path:weight" each.
+
+    Raises:
+        UserError: a part is missing, damaged or of another kind, or the hub cannot be reached.
+    """
+    device = torch.device(device)
+    check_attention(attention, device)
+    loader = PartLoader(source)
+    kind = adapter_of(source, loader.index)
+    loader.dtype = dtype or (kind.half if device.type == "cuda" else torch.float32)
+    loader.require(kind.parts)
+    if attention == "xformers" and kind.network != "unet":
+        raise UserError(
+            f"{setting('attention')} xformers: it is for UNets, and {source} has a transformer; choose sdpa"
+        )
+    added = [load_lora(path, kind) for path in lora]
+    scheduler = loader.scheduler(kind.law)  # the small parts first: they say whether the model is of a known kind
+    vae = loader.config("vae") if loader.has("vae") else None
+    settings = FolderSettings.read(loader.folder) if loader.folder else FolderSettings()
+    has_layout = loader.has("layout")
+    upscale = upscale_of(vae) if vae else 1
+    adapter = kind(loader.config(kind.network), upscale)
+    adapter.check(source)
+    adapter.check_text(source, lambda part, name: loader.config(part).get(name) if loader.has(part) else None)
+    check_kind(source, adapter, vae, settings, loader.config("layout") if has_layout else None)
+    weights = loader.weights(kind.network, kind.kind)
+    for each in added:
+        each.add_to_network(weights, kind.network)
+    choice = choose_attention(weights, attention, device, loader.dtype)
+    network = prepare(weights, device, fused=fused, compiled=compiled)
+    model = DiffusersModel(
+        UNetWithLayout(network, weights.config.in_channels - weights.config.out_channels) if has_layout else network,
+        scheduler,
+        lambda: load_text(loader, adapter, added),
+        LatentSpace(loader.vae, vae.get("scaling_factor", STABLE_DIFFUSION_SCALE)) if vae else None,
+        upscale=upscale,
+        settings=settings,
+        adapter=adapter,
+        name=source,
+        device=device,
+        dtype=loader.dtype,
+    )
+    model.attention = choice
+    try:
+        model.encode(["a"])
+    except UserError:
+        raise
+    except Exception as error:  # whatever is wrong with the pair, it is met here and not in the middle of a run
+        raise UserError(f"model {source}: its tokenizer and text encoder do not work: {one_line(error)}") from None
+    return model
+
+
+def load_lora(text: str | Path, kind: type[Adapter]) -> Lora:
+    """LoRA weights for a kind of model, "path" or "path:weight".
+
+    Raises:
+        UserError: there are none for it, or these cannot be read.
+    """
+    import diffusers
+
+    if not hasattr(getattr(diffusers, kind.kind), "load_lora_adapter"):
+        raise UserError(f"{setting('lora')} {text}: diffusers cannot add LoRA weights to a {kind.kind}")
+    path, weight = parse_lora(text)
+    return Lora(path, kind.pipeline, weight)
+
+
+def load_text(loader: PartLoader, adapter: Adapter, added: list[Lora]) -> TextEncoder:
+    """A model's encoder of words, with LoRA weights and its layout, if it has any."""
+    encoder = adapter.load_text(loader)
+    for each in added:
+        for name, part in encoder.networks.items():
+            each.add_to_text_encoder(part, name)
+    if loader.has("layout") and isinstance(encoder, ClipText):
+        encoder.encoder = TextWithLayout(encoder.encoder, loader.weights("layout"))
+    return encoder
+
+
+def prepare(unet: Any, device: torch.device, *, fused: bool = True, compiled: bool = False) -> Any:
+    """The UNet as it is called: compiled, with fused kernels where it runs on CUDA and is of their kind, or itself."""
+    if compiled:
+        unet.compile(dynamic=False)
+    elif fused and device.type == "cuda":
+        problem = obstacle(unet)
+        if problem is None:
+            return FusedUNet(unet)
+        LOG.info("the network is called as diffusers does: %s", problem)
+    return unet
+
+
+def check_kind(
+    source: str,
+    adapter: Adapter,
+    vae: dict[str, Any] | None,
+    settings: FolderSettings,
+    layout: dict[str, Any] | None = None,
+) -> None:
+    """Refuse networks that want or make something else than pictures that the other parts know.
+
+    Raises:
+        UserError: what is wrong with the configurations of the network, `vae` and `layout`.
+    """
+    what = "UNet" if adapter.network == "unet" else adapter.network
+    seen: list[Any] = [adapter.channels, *([layout.get("channels")] if layout else [])]
+    counted = all(isinstance(n, int) for n in seen)
+    if not counted or adapter.seen != sum(seen):
+        raise UserError(f"model {source}: its {what} wants more than an image and a text, which is not supported")
+    channels, patch, size = adapter.channels, settings.pixel_patch, adapter.size
+    if vae is None and channels != 3 * patch**2:
+        raise UserError(
+            f"model {source}: without a vae it must make RGB; its {what} has {channels} channels "
+            f"for pixel_patch {patch}"
+        )
+    made = vae.get("latent_channels", channels) if vae else channels
+    if made != channels:
+        raise UserError(f"model {source}: its vae makes {made} channels, and its {what} denoises {channels}")
+    if not isinstance(size, int) or size < 1:
+        raise UserError(
+            f"model {source}: the sample_size of its {what} is {size!r}, and one number of pixels is needed"
+        )
+    if layout and layout.get("size") != size:
+        raise UserError(f"model {source}: its layout has {layout.get('size')} pixels, its UNet {size}")
+
+
+def upscale_of(vae: dict[str, Any]) -> int:
+    """Pixels a side of one latent, of a VAE's configuration."""
+    blocks = vae.get("encoder_block_out_channels") or vae.get("block_out_channels") or [0]
+    return 2 ** (len(blocks) - 1)

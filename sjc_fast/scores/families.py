@@ -1,0 +1,40 @@
+"""Every kind of pipeline that can score, by the name that diffusers gives it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import UserError
+from .adapters import Adapter, DeepFloydAdapter, PixArtAdapter, SdxlAdapter
+from .flow import FluxAdapter, SanaAdapter, StableDiffusion3Adapter, ZImageAdapter
+
+#: A new kind is a row.
+ADAPTERS: dict[str, type[Adapter]] = {
+    kind.pipeline: kind
+    for kind in (
+        Adapter,
+        SdxlAdapter,
+        DeepFloydAdapter,
+        PixArtAdapter,
+        StableDiffusion3Adapter,
+        FluxAdapter,
+        SanaAdapter,
+        ZImageAdapter,
+    )
+}
+
+
+def adapter_of(source: str, index: dict[str, Any]) -> type[Adapter]:
+    """The adapter for a model, by what its `model_index.json` says (nothing, where it has none).
+
+    What is not known and has a UNet with a text encoder is taken for Stable Diffusion: many pipelines share its parts.
+
+    Raises:
+        UserError: it is of a kind that is not known.
+    """
+    name = index.get("_class_name")
+    if name in ADAPTERS:
+        return ADAPTERS[name]
+    if name is None or {"unet", "text_encoder"} <= set(index):
+        return Adapter
+    raise UserError(f"model {source} is a {name}, which is not supported; known: {', '.join(ADAPTERS)}")
