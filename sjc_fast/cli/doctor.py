@@ -14,14 +14,20 @@ from . import parse
 
 @dataclass
 class DoctorOptions:
-    """No options."""
+    """What to look at."""
+
+    model: str | None = None
+    """Count this model too: a diffusers folder or a hub id, of which only configurations are read."""
 
 
 def main(arguments: list[str]) -> None:
     """Print a line a finding."""
-    parse(DoctorOptions, arguments, "doctor")
+    options = parse(DoctorOptions, arguments, "doctor")
     for mark, what, detail in findings():
         print(f"[{mark}] {what}: {detail}")
+    if options.model:
+        for what, detail in _model(options.model):
+            print(f"[ok] {what}: {detail}")
 
 
 def findings() -> Iterator[tuple[str, str, str]]:
@@ -45,6 +51,19 @@ def findings() -> Iterator[tuple[str, str, str]]:
     yield from _xformers()
     yield from _devices()
     yield from _tools()
+
+
+def _model(name: str) -> Iterator[tuple[str, str]]:
+    from ..scores.hub import size_in_words
+    from ..scores.load import model_folder
+    from ..scores.sizes import measure_model
+
+    found = measure_model(str(model_folder(name) or name))
+    yield f"model {name}", f"{found.pipeline}, denoises {found.channels} x {found.side} x {found.side}"
+    for part, count in found.parameters.items():
+        yield part, f"{count / 1e6:,.1f} M parameters, {size_in_words(2 * count)} in fp16"
+    yield "all parts", f"{size_in_words(found.half_bytes)} in fp16"
+    yield "a call of the network", f"{found.flops / 1e12:.3g} TFLOP an input; guidance doubles it"
 
 
 def _xformers() -> Iterator[tuple[str, str, str]]:

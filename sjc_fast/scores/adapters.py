@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .loading import PartLoader
 
 
+CLIP_TOKENS = 77  # of every published CLIP text encoder
+
 #: A number in the configuration of a text encoder, by its folder and the setting's name; None where it has none.
 Said = Callable[[str, str], Any]
 #: Settings of a network, and the numbers of text encoders that must add up to each.
@@ -81,6 +83,15 @@ class Adapter:
         if self.config.get("addition_embed_type"):
             raise UserError(f"model {source}: its UNet wants more than an image and a text, which is not supported")
 
+    def words(self) -> tuple[int, Any, tuple[int, ...]]:
+        """Of a condition: tokens, numbers a token, and lengths of the vectors that are packed behind them."""
+        return CLIP_TOKENS, self.config.get("cross_attention_dim"), ()
+
+    def condition_shape(self) -> tuple[int, int]:
+        """[rows, width] of the condition that a prompt becomes, with a text encoder of the usual length."""
+        tokens, width, vectors = self.words()
+        return tokens + sum(-(-length // width) for length in vectors), width
+
     def widths(self, said: Said) -> Widths:  # noqa: ARG002
         """What must fit between the network and its text encoders."""
         return {"cross_attention_dim": [("text_encoder", "hidden_size")]}
@@ -133,6 +144,9 @@ class SdxlAdapter(Adapter):
                 f"model {source}: its UNet is not one of Stable Diffusion XL's (addition_embed_type {kind!r})"
             )
 
+    def words(self) -> tuple[int, Any, tuple[int, ...]]:
+        return CLIP_TOKENS, self.config.get("cross_attention_dim"), (self.pooled,)
+
     def widths(self, said: Said) -> Widths:  # noqa: ARG002
         states = [("text_encoder", "hidden_size"), ("text_encoder_2", "hidden_size")]
         return {"cross_attention_dim": states, "pooled": [("text_encoder_2", "projection_dim")]}
@@ -166,6 +180,9 @@ class DeepFloydAdapter(Adapter):
                 f"model {source}: stage I of DeepFloyd IF has 3 channels and answers 6, not {seen} and {said}"
             )
 
+    def words(self) -> tuple[int, Any, tuple[int, ...]]:
+        return self.TOKENS, self.config.get("encoder_hid_dim") or self.config.get("cross_attention_dim"), ()
+
     def widths(self, said: Said) -> Widths:  # noqa: ARG002
         return {"encoder_hid_dim": [("text_encoder", "d_model")]}
 
@@ -196,6 +213,9 @@ class PixArtAdapter(Adapter):
         seen, said = self.config.get("in_channels"), self.config.get("out_channels")
         if said not in (seen, 2 * (seen or 0)):
             raise UserError(f"model {source}: PixArt answers its {seen} channels or twice as many, not {said}")
+
+    def words(self) -> tuple[int, Any, tuple[int, ...]]:
+        return self.TOKENS, self.config.get("caption_channels"), (self.TOKENS,)
 
     def widths(self, said: Said) -> Widths:  # noqa: ARG002
         return {"caption_channels": [("text_encoder", "d_model")]}

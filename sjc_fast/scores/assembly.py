@@ -13,7 +13,7 @@ from ..errors import UserError, setting
 from .adapters import Adapter
 from .attention import check_attention, choose_attention
 from .diffusers import DiffusersModel
-from .families import adapter_of
+from .families import adapter_of, model_settings
 from .fused_unet import FusedUNet, obstacle
 from .layout import TextWithLayout, UNetWithLayout
 from .loading import FolderSettings, PartLoader, one_line
@@ -52,6 +52,7 @@ def load_diffusers(
     loader = PartLoader(source)
     kind = adapter_of(source, loader.index)
     loader.dtype = dtype or (kind.half if device.type == "cuda" else torch.float32)
+    loader.fetch(needed_parts(kind, loader.index))
     loader.require(kind.parts)
     if attention == "xformers" and kind.network != "unet":
         raise UserError(
@@ -60,7 +61,7 @@ def load_diffusers(
     added = [load_lora(path, kind) for path in lora]
     scheduler = loader.scheduler(kind.law)  # the small parts first: they say whether the model is of a known kind
     vae = loader.config("vae") if loader.has("vae") else None
-    settings = FolderSettings.read(loader.folder) if loader.folder else FolderSettings()
+    settings = model_settings(source, loader.folder)
     has_layout = loader.has("layout")
     upscale = upscale_of(vae) if vae else 1
     adapter = kind(loader.config(kind.network), upscale)
@@ -92,6 +93,13 @@ def load_diffusers(
     except Exception as error:  # whatever is wrong with the pair, it is met here and not in the middle of a run
         raise UserError(f"model {source}: its tokenizer and text encoder do not work: {one_line(error)}") from None
     return model
+
+
+def needed_parts(kind: type[Adapter], index: dict[str, Any]) -> list[str]:
+    """The parts of a model that are read, by its index: not what checks or enlarges pictures."""
+    words = [part for part in index if part.startswith(("tokenizer", "text_encoder")) and (index[part] or [None])[0]]
+    rest = [part for part in ("vae", "layout") if (index.get(part) or [None])[0]]
+    return list(dict.fromkeys([*kind.parts, *words, *rest]))
 
 
 def load_lora(text: str | Path, kind: type[Adapter]) -> Lora:

@@ -57,7 +57,7 @@ class DiffusersModel:
         self.adapter = adapter or Adapter(dict(network.config), upscale)
         self.channels, self.masked = self.adapter.channels // own.pixel_patch**2, self.adapter.masked
         self.patch = own.pixel_patch
-        self.vocabulary, self.settings = own.vocabulary, self.adapter.defaults | own.defaults
+        self.vocabulary, self.settings = own.vocabulary, own.defaults
         self.name = own.name or name
         self.latents, self.latent, self.upscale = latents, latents is not None, upscale
         self.size = self.adapter.size * self.patch

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from .adapters import Adapter, DeepFloydAdapter, PixArtAdapter, SdxlAdapter
 from .flow import FluxAdapter, SanaAdapter, StableDiffusion3Adapter, ZImageAdapter
+from .loading import FolderSettings, read_index
 
 #: A new kind is a row.
 ADAPTERS: dict[str, type[Adapter]] = {
@@ -38,3 +40,14 @@ def adapter_of(source: str, index: dict[str, Any]) -> type[Adapter]:
     if name is None or {"unet", "text_encoder"} <= set(index):
         return Adapter
     raise UserError(f"model {source} is a {name}, which is not supported; known: {', '.join(ADAPTERS)}")
+
+
+def model_settings(source: str, folder: Path | None) -> FolderSettings:
+    """What a model's own `sjc_fast.json` says, over what suits its kind.
+
+    Raises:
+        UserError: the file is wrong, or the model is of a kind that is not known.
+    """
+    own = FolderSettings.read(folder) if folder else FolderSettings()
+    own.defaults = adapter_of(source, read_index(source, folder)).defaults | own.defaults
+    return own

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ..errors import UserError
-from .adapters import Adapter, Said, Widths
+from .adapters import CLIP_TOKENS, Adapter, Said, Widths
 from .text import (
     Z_IMAGE_TOKENS,
     PipelineText,
@@ -67,6 +67,10 @@ class StableDiffusion3Adapter(FlowAdapter):
         pipeline.transformer = _Width(self.config["joint_attention_dim"])  # which it asks how wide T5's states were
         return PipelineText(pipeline, encode_sd3)
 
+    def words(self) -> tuple[int, Any, tuple[int, ...]]:
+        c = self.config
+        return CLIP_TOKENS + self.TOKENS, c.get("joint_attention_dim"), (c["pooled_projection_dim"],)
+
     def widths(self, said: Said) -> Widths:
         wide = [("text_encoder_3", "d_model")] if said("text_encoder_3", "d_model") else []
         pooled = [("text_encoder", "projection_dim"), ("text_encoder_2", "projection_dim")]
@@ -116,6 +120,9 @@ class FluxAdapter(FlowAdapter):
 
     def load_text(self, loader: PartLoader) -> TextEncoder:
         return PipelineText(self.texts(loader), encode_flux, "tokenizer_2", self.TOKENS)
+
+    def words(self) -> tuple[int, Any, tuple[int, ...]]:
+        return self.TOKENS, self.config.get("joint_attention_dim"), (self.config["pooled_projection_dim"],)
 
     def widths(self, said: Said) -> Widths:  # noqa: ARG002
         pooled = [("text_encoder", "hidden_size")]
@@ -170,6 +177,9 @@ class SanaAdapter(FlowAdapter):
     def load_text(self, loader: PartLoader) -> TextEncoder:
         return PipelineText(self.texts(loader), encode_sana, tokens=self.TOKENS)
 
+    def words(self) -> tuple[int, Any, tuple[int, ...]]:
+        return self.TOKENS, self.config.get("caption_channels"), (self.TOKENS,)
+
     def widths(self, said: Said) -> Widths:  # noqa: ARG002
         return {"caption_channels": [("text_encoder", "hidden_size")]}
 
@@ -202,12 +212,16 @@ class ZImageAdapter(FlowAdapter):
     def load_text(self, loader: PartLoader) -> TextEncoder:
         return PipelineText(self.texts(loader), encode_z_image, tokens=Z_IMAGE_TOKENS)
 
+    def words(self) -> tuple[int, Any, tuple[int, ...]]:
+        return Z_IMAGE_TOKENS, self.config.get("cap_feat_dim"), (Z_IMAGE_TOKENS,)
+
     def widths(self, said: Said) -> Widths:  # noqa: ARG002
         return {"cap_feat_dim": [("text_encoder", "hidden_size")]}
 
     def ask(self, network: Any, x: Tensor, tick: Tensor, condition: Tensor) -> Tensor:
         states, mask = unpack(condition, Z_IMAGE_TOKENS)
-        lengths: list[int] = mask.sum(1).int().tolist()
+        # Where nothing is computed (shapes are counted), every row is a word.
+        lengths: list[int] = [mask.shape[1]] * len(mask) if mask.is_meta else mask.sum(1).int().tolist()
         words = [row[:length] for row, length in zip(states, lengths, strict=True)]
         pictures = list(x.contiguous()[:, :, None].unbind())
         answer = network(pictures, 1 - tick, words, return_dict=False)[0]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import UserError
+from . import hub
 from .loading import FolderSettings
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def model_folder(name: str) -> Path | None:
         return embedded_folder()
     if name and Path(name).is_dir():
         return Path(name)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith((".", "/", "~")) and not Path(name).exists():
+    shaped = re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name)
+    if shaped and not name.startswith((".", "/", "~")) and not Path(name).exists():
         return None
     raise UserError(
         f"no model {name!r}: give 'shapes', a diffusers folder that exists, or a hub id such as {STABLE_DIFFUSION}"
@@ -44,13 +46,20 @@ def model_folder(name: str) -> Path | None:
 
 
 def folder_settings(name: str) -> FolderSettings:
-    """What a model's own `sjc_fast.json` says; the plain settings for a hub id.
+    """What a model's own `sjc_fast.json` says, over what suits its kind; the plain ones where the hub does not answer.
 
     Raises:
-        UserError: no such model, or the file is wrong.
+        UserError: no such folder, or the file is wrong.
     """
+    from .families import model_settings
+
     folder = model_folder(name)
-    return FolderSettings.read(folder) if folder else FolderSettings()
+    if folder is None:
+        try:
+            folder = hub.small_files(name)
+        except UserError:  # which loading the model will say again
+            return FolderSettings()
+    return model_settings(name, folder)
 
 
 def load_score_model(

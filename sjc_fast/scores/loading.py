@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from . import hub
 from .preconditioning import predictions
 from .vocabulary import Vocabulary
 
@@ -64,24 +65,48 @@ class FolderSettings:
 
 
 class PartLoader:
-    """The parts of one model, from a folder or the hub, every failure as one line."""
+    """The parts of one model, from a folder or the hub, every failure as one line.
+
+    Args:
+        source: a folder, or an id of the hub, of which only small files are read until `fetch` is called.
+
+    Raises:
+        UserError: there is no such model on the hub, or it cannot be reached.
+    """
 
     dtype: torch.dtype
     """Of weights; set before they are loaded."""
 
     def __init__(self, source: str) -> None:
-        self.source = source
-        self.folder = Path(source) if Path(source).is_dir() else None
-        if self.folder:
-            self._quiet()
+        self.source, self.local = source, Path(source).is_dir()
+        self.folder = Path(source) if self.local else hub.small_files(source)
+        _quiet()
+
+    def fetch(self, parts: Iterable[str]) -> None:
+        """Download the parts that are not here yet, if the model is of the hub.
+
+        Raises:
+            UserError: why not.
+        """
+        if not self.local:
+            self.folder = hub.fetch(self.source, parts, self._half)
+
+    def fetch_configurations(self, parts: Iterable[str]) -> None:
+        """As `fetch`, but without weights."""
+        if not self.local:
+            self.folder = hub.fetch_configurations(self.source, parts)
+
+    @property
+    def _half(self) -> bool:
+        return self.dtype.itemsize == 2
 
     def require(self, parts: Iterable[str]) -> None:
-        """Refuse a local folder that lacks a part.
+        """Refuse a model that lacks a part.
 
         Raises:
             UserError: which.
         """
-        missing = [part for part in parts if self.folder and not (self.folder / part).is_dir()]
+        missing = [part for part in parts if not self.has(part)]
         if missing:
             known = ", ".join(parts)
             raise UserError(f"model folder {self.source} lacks {', '.join(missing)}: a diffusers folder has {known}")
@@ -89,15 +114,7 @@ class PartLoader:
     @functools.cached_property
     def index(self) -> dict[str, Any]:
         """What `model_index.json` says of the pipeline and its parts; nothing for a folder without one."""
-        if self.folder and not (self.folder / "model_index.json").exists():
-            return {}
-        from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-
-        try:
-            config: Any = DiffusionPipeline.load_config(self.source)
-            return dict(config)
-        except Exception as error:  # as in `_load`
-            raise UserError(f"model {self.source}: cannot load model_index.json: {one_line(error)}") from None
+        return read_index(self.source, self.folder)
 
     def pipeline(self, kind: str, *, large: bool = False, **parts: Any) -> Any:
         """A pipeline of the model in the loader's precision, with the parts that are given in place of its own.
@@ -108,33 +125,18 @@ class PartLoader:
         import torch
 
         dtype = torch.bfloat16 if large and self.dtype == torch.float16 else self.dtype
-        try:
-            return getattr(diffusers, kind).from_pretrained(self.source, use_safetensors=True, **parts).to(dtype)
-        except Exception as error:  # as in `_load`
-            raise UserError(f"model {self.source}: cannot load its text encoders: {one_line(error)}") from None
-
-    @staticmethod
-    def _quiet() -> None:
-        """Local parts load in a moment, without bars; downloads keep theirs."""
-        from diffusers.utils import logging as diffusers_logging
-        from transformers.utils import logging as transformers_logging
-
-        for library in (diffusers_logging, transformers_logging):
-            library.set_verbosity(CRITICAL)
-            library.disable_progress_bar()
+        encoders = [part for part in self.index if part.startswith("text_encoder") and part not in parts]
+        parts |= {part: self.text_encoder(part, dtype) for part in encoders if self.has(part)}
+        return self._load("model_index.json", getattr(diffusers, kind).from_pretrained, "", **parts)
 
     def has(self, part: str) -> bool:
-        """Whether there is such a part: a folder, or on the hub an entry of `model_index.json`."""
-        return (self.folder / part).is_dir() if self.folder else part in self.index
+        """Whether there is a folder of such a part."""
+        return self.folder is not None and (self.folder / part).is_dir()
 
-    def _where(self, part: str) -> tuple[str, dict[str, str]]:
-        """Local parts are addressed by path: every loader takes one, and none then asks the hub."""
-        return (str(self.folder / part), {}) if self.folder else (self.source, {"subfolder": part})
-
-    def _load(self, part: str, call: Any, **options: Any) -> Any:
-        place, where = self._where(part)
+    def _load(self, part: str, call: Any, place: str | None = None, **options: Any) -> Any:
+        """By path: every loader takes one, and none then asks the hub."""
         try:
-            return call(place, **where, **options)
+            return call(str((self.folder or Path()) / (part if place is None else place)), **options)
         except Exception as error:  # the loaders raise many kinds; to the caller they are one
             raise UserError(f"model {self.source}: cannot load {part}: {one_line(error)}") from None
 
@@ -213,12 +215,56 @@ class PartLoader:
         kind: Any = {"text_encoder": CLIPTextModel, "layout": LayoutDecoder}.get(part)
         kind = kind or getattr(diffusers, name or "AutoencoderKL")
         precision = {"torch_dtype": self.dtype} if part != "text_encoder" else {}
-        options = {"use_safetensors": True, "output_loading_info": True, **precision}
+        return self._network(part, kind, **precision).to(self.dtype)
+
+    def text_encoder(self, part: str, dtype: torch.dtype) -> Any:
+        """One of transformers' networks, of the class that the model's index names, with every tensor found.
+
+        Raises:
+            UserError: as `weights`.
+        """
+        import transformers
+
+        name = (self.index.get(part) or ["", ""])[1]
+        kind = getattr(transformers, str(name), None)
+        if kind is None:
+            raise UserError(f"model {self.source}: its {part} is a {name}, which transformers does not know")
+        return self._network(part, kind).to(dtype)
+
+    def _network(self, part: str, kind: Any, **options: Any) -> Any:
+        folder = (self.folder or Path()) / part
+        variant = hub.choose_variant([path.name for path in folder.glob("*")], self._half)
+        options |= {"use_safetensors": True, "output_loading_info": True, "variant": variant or None}
         network, info = self._load(part, kind.from_pretrained, **options)
-        absent = [k for k in info["missing_keys"] if not k.endswith("position_ids")]
+        absent = [k for k in info["missing_keys"] if not k.endswith(("position_ids", "embed_tokens.weight"))]
         if absent or info.get("mismatched_keys"):
             raise UserError(f"model {self.source}: cannot load {part}: its weights lack {len(absent)} tensors")
-        return network.to(self.dtype)
+        return network
+
+
+def read_index(source: str, folder: Path | None) -> dict[str, Any]:
+    """What a folder's `model_index.json` says; nothing where there is none.
+
+    Raises:
+        UserError: it is not a table.
+    """
+    path = folder / "model_index.json" if folder else None
+    if path is None or not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"model {source}: cannot load model_index.json: {one_line(error)}") from None
+
+
+def _quiet() -> None:
+    """Parts load in a moment, without bars; downloads keep theirs."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity(CRITICAL)
+        library.disable_progress_bar()
 
 
 def one_line(error: BaseException) -> str:

@@ -91,8 +91,8 @@ class Lora:
             UserError: it is for another network, or nothing in the file is for any part of this kind of model.
         """
         if any(key.startswith(f"{part}.") for key in self._state):
-            load = functools.partial(network.load_lora_adapter, prefix=part, network_alphas=self._alphas)
-            self._merge(part, lambda: load(dict(self._state)), network)
+            options = {"prefix": part, "network_alphas": self._alphas}
+            self._merge(part, lambda: network.load_lora_adapter(dict(self._state), **options), network)
         elif not any(key.startswith("text_encoder") for key in self._state):
             found = sorted({key.split(".")[0] for key in self._state})
             raise UserError(
@@ -119,8 +119,9 @@ class Lora:
             if not layers:
                 raise ValueError("nothing in it has a place there")
             for layer in layers:
-                layer.scale_layer(self.weight)
-                layer.merge()
+                change: Any = layer
+                change.scale_layer(self.weight)
+                change.merge()
             recurse_remove_peft_layers(network)
         except Exception as error:  # PEFT's and diffusers' complaints are of many kinds
             raise UserError(f"{setting('lora')} {self.path}: it does not fit the {what}: {one_line(error)}") from None

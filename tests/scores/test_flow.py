@@ -49,7 +49,7 @@ def as_pictures(name, latents):
     return FLUX_UNPACK(latents, 32, 32, 2) if name == "flux" else latents
 
 
-def FLUX_UNPACK(latents, height, width, scale):  # noqa: N802
+def FLUX_UNPACK(latents, height, width, scale):
     from diffusers import FluxPipeline
 
     return FluxPipeline._unpack_latents(latents, height, width, scale)
