@@ -113,17 +113,40 @@ def denoise_copies(
     unconditional: Tensor | None,  # [1, ...]
     guidance: float | Tensor,
     noise: Tensor,  # [V, N, C, H, W]
+    rescale: float = 0.0,
+    together: int = 1,
 ) -> Tensor:
-    """Guided D of every noised copy, [V, N, C, H, W] float32, from one call of batch V N (2 V N with guidance)."""
+    """Guided D of every noised copy, [V, N, C, H, W] float32, from one call of batch V N (2 V N with guidance).
+
+    Args:
+        unconditional: [1, ...] for all, or [V, ...].
+        rescale: how far the contrast of guided pictures is brought back; see `rescaled`.
+        together: views that are one picture then.
+    """
     copies = noise.shape[1]
     noisy = (x[:, None] + sigma[:, None, None, None, None] * noise).flatten(0, 1)
     level = sigma.repeat_interleave(copies)
     rows = condition.repeat_interleave(copies, dim=0)
     if unconditional is None:
         return model.denoise(noisy, level, rows).reshape(noise.shape)
-    both = torch.cat([rows, unconditional.to(rows).expand_as(rows)])
+    avoided = unconditional.to(rows).expand_as(condition).repeat_interleave(copies, dim=0)
+    both = torch.cat([rows, avoided])
     cond, uncond = model.denoise(torch.cat([noisy, noisy]), torch.cat([level, level]), both).float().chunk(2)
-    return (uncond + guidance * (cond - uncond)).reshape(noise.shape)
+    guided = (uncond + guidance * (cond - uncond)).reshape(noise.shape)
+    return rescaled(guided, cond.reshape(noise.shape), rescale, together) if rescale else guided
+
+
+def rescaled(guided: Tensor, plain: Tensor, rescale: float, together: int = 1) -> Tensor:
+    """Guided pictures [V, N, C, H, W] with their contrast brought back to that of unguided ones, by a share.
+
+    ``(rescale std(plain) / std(guided) + 1 - rescale) guided`` (Lin et al., arXiv 2305.08891, Eq. 15-16), each std over
+    the pixels of `together` views that follow each other (as MVDream does).
+    """
+    of_guided, of_plain = (
+        x.reshape(-1, together, *x.shape[1:]).std(dim=(1, 3, 4, 5)).repeat_interleave(together, dim=0) + 1e-8
+        for x in (guided, plain)
+    )
+    return (rescale * of_plain / of_guided + 1 - rescale)[:, :, None, None, None] * guided
 
 
 def average_scores(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from ..errors import UserError
 from ..scores import hub
 from ..scores.assembly import needed_parts
+from ..scores.convert import STABLE_DIFFUSION_2, convert_mvdream
 from ..scores.families import ADAPTERS, adapter_of
 from ..scores.load import EMBEDDED, STABLE_DIFFUSION, embedded_folder, model_folder
 from ..scores.loading import FolderSettings, PartLoader
@@ -24,6 +26,12 @@ class ModelsOptions:
     """Download a hub id (or id@revision) beforehand; says first how large it is."""
     precision: Literal["fp16", "fp32"] = "fp16" if torch.cuda.is_available() else "fp32"
     """Of what is downloaded; default what this machine would use."""
+    convert: Path | None = None
+    """Make a model folder of this checkpoint of MVDream, a .safetensors or .pt file."""
+    base: str = STABLE_DIFFUSION_2
+    """With --convert: where its text encoder, VAE and noise table come from, Stable Diffusion 2.1."""
+    output: Path = Path("mvdream")
+    """With --convert: the folder."""
 
 
 def main(arguments: list[str]) -> None:
@@ -31,6 +39,10 @@ def main(arguments: list[str]) -> None:
     options = parse(ModelsOptions, arguments, "models")
     if options.download is not None:
         download(options.download, options.precision == "fp16")
+        return
+    if options.convert is not None:
+        convert_mvdream(options.convert, options.base, options.output)
+        print(f'in {options.output}; use it with: sjc-fast train --model {options.output} --prompt "..."')
         return
     settings = FolderSettings.read(embedded_folder())
     size = sum(f.stat().st_size for f in embedded_folder().rglob("*") if f.is_file()) / 2**20

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..export.pictures import save_picture
 from ..runs.settings import default_model, network_dtype, pick_device, sampling_guidance
+from ..scene.cameras import ring
 from ..scores.load import load_score_model
 from ..scores.sampling import Sampler, sample_steps
 from ..storage.files import prepare
@@ -58,7 +59,9 @@ def main(arguments: list[str]) -> None:
     guidance = sampling_guidance(model) if options.guidance is None else options.guidance
     sampler = Sampler(options.steps, options.rho, heun=not options.euler, churn=options.churn)
     noise = torch.Generator().manual_seed(options.seed)
-    steps = sample_steps(model, [options.prompt] * options.count, sampler, guidance=guidance, generator=noise)
+    prompts = [options.prompt] * options.count
+    c2w = ring(model.views, 15.0, 1.0, 40.0).c2w.repeat(-(-options.count // model.views), 1, 1)  # of multi-view models
+    steps = sample_steps(model, prompts, sampler, guidance=guidance, generator=noise, c2w=c2w)
     for _, x in tqdm(steps, total=options.steps, unit="step", disable=None):  # noqa: B007
         pass
     save_picture(torch.cat(list(model.decode(x)), dim=-1), options.output)

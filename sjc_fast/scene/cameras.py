@@ -116,6 +116,20 @@ def sample_directions(
     return azimuth % 360, elevation, index
 
 
+def sample_rig(
+    count: int, views: int, elevation: tuple[float, float], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Rigs of `views` viewpoints evenly around the object, from anywhere, each at one elevation in a range.
+
+    Returns:
+        azimuth and elevation, [count] degrees each, float64; a rig's follow each other.
+    """
+    unit = torch.rand(count // views, 2, generator=generator, dtype=torch.float64)
+    azimuth = (360 * unit[:, :1] + torch.arange(views) * (360 / views)).flatten() % 360
+    low, high = elevation
+    return azimuth, (low + (high - low) * unit[:, 1]).repeat_interleave(views)
+
+
 def name_directions(azimuth: Tensor, elevation: Tensor, directions: Sequence[Direction]) -> Tensor:
     """Index [V] of the first direction whose patch contains each viewpoint.
 

@@ -44,6 +44,8 @@ class Adapter:
     """What a folder must have, besides a VAE where the model has one."""
     masked: ClassVar[bool] = False
     """Whether conditions say which of their rows are words, so that they cannot be blended."""
+    views: ClassVar[int] = 1
+    """That the network scores together, which follow each other in a batch."""
     law: ClassVar[str] = "beta"
     """Of noise, a key of `preconditioning.FAMILIES`."""
     half: ClassVar[torch.dtype] = torch.float16
@@ -113,6 +115,13 @@ class Adapter:
     def load_text(self, loader: PartLoader) -> TextEncoder:
         """The encoder of words."""
         return ClipText(loader.tokenizer(), loader.weights("text_encoder"))
+
+    def adapt(self, network: Any) -> None:
+        """Change how the network works before it is called."""
+
+    def place_cameras(self, condition: Tensor, c2w: Tensor) -> Tensor:  # noqa: ARG002
+        """Conditions [B, ...] with what the network is told of the cameras [B, 4, 4] of their views."""
+        return condition
 
     def ask(self, network: Any, x: Tensor, tick: Tensor, condition: Tensor) -> Tensor:
         """The network's raw answer to inputs [B, C, h, w], noise levels [B] and rows of conditions, like the inputs."""

@@ -54,10 +54,8 @@ def load_diffusers(
     loader.dtype = dtype or (kind.half if device.type == "cuda" else torch.float32)
     loader.fetch(needed_parts(kind, loader.index))
     loader.require(kind.parts)
-    if attention == "xformers" and kind.network != "unet":
-        raise UserError(
-            f"{setting('attention')} xformers: it is for UNets, and {source} has a transformer; choose sdpa"
-        )
+    if attention == "xformers" and (kind.network != "unet" or kind.views > 1):
+        raise UserError(f"{setting('attention')} xformers: it is not for a {kind.pipeline}; choose sdpa")
     added = [load_lora(path, kind) for path in lora]
     scheduler = loader.scheduler(kind.law)  # the small parts first: they say whether the model is of a known kind
     vae = loader.config("vae") if loader.has("vae") else None
@@ -71,6 +69,7 @@ def load_diffusers(
     weights = loader.weights(kind.network, kind.kind)
     for each in added:
         each.add_to_network(weights, kind.network)
+    adapter.adapt(weights)
     choice = choose_attention(weights, attention, device, loader.dtype)
     network = prepare(weights, device, fused=fused, compiled=compiled)
     model = DiffusersModel(

@@ -56,6 +56,7 @@ class DiffusersModel:
         self._text: TextEncoder | None = None
         self.adapter = adapter or Adapter(dict(network.config), upscale)
         self.channels, self.masked = self.adapter.channels // own.pixel_patch**2, self.adapter.masked
+        self.views = self.adapter.views
         self.patch = own.pixel_patch
         self.vocabulary, self.settings = own.vocabulary, own.defaults
         self.name = own.name or name
@@ -91,14 +92,14 @@ class DiffusersModel:
         inputs = (batch, c_noise.to(self.device), condition.to(self.device, self.dtype))
         warned = self.most is not None
         while True:
-            size = _equal_part(len(batch), self.most)
+            size = _equal_part(len(batch), self.most, self.views)
             try:
                 answer = self._ask(inputs, size)
             except torch.OutOfMemoryError:
                 capturing = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-                if size == 1 or capturing:
+                if size == self.views or capturing:
                     raise
-                self.most = _equal_part(len(batch), size - 1)
+                self.most = _equal_part(len(batch), size - 1, self.views)
             else:
                 break
             torch.cuda.empty_cache()  # outside of the handler, whose traceback holds what was allocated
@@ -128,6 +129,10 @@ class DiffusersModel:
         if self.vocabulary:
             prompts = [" ".join(self.vocabulary.words(p)) for p in prompts]
         return self._text(prompts, self.device)
+
+    def place_cameras(self, condition: Tensor, c2w: Tensor) -> Tensor:
+        """Conditions [B, ...] with what the network is told of the cameras [B, 4, 4], if it wants to know any."""
+        return self.adapter.place_cameras(condition, c2w)
 
     def release_text_encoder(self) -> None:
         """See `ScoreModel.release_text_encoder`."""
@@ -174,6 +179,7 @@ def predicted(scheduler: Any) -> str:
     return scheduler.config.get("prediction_type", "epsilon")
 
 
-def _equal_part(count: int, most: int | None) -> int:
-    """The largest divisor of `count` that is at most `most`."""
-    return next(size for size in range(min(count, most or count), 0, -1) if count % size == 0)
+def _equal_part(count: int, most: int | None, together: int = 1) -> int:
+    """The largest divisor of `count` that is at most `most` and a multiple of `together`."""
+    sizes = range(min(count, most or count), 0, -1)
+    return next((size for size in sizes if count % size == 0 and size % together == 0), together)

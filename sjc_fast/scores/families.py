@@ -9,6 +9,7 @@ from ..errors import UserError
 from .adapters import Adapter, DeepFloydAdapter, PixArtAdapter, SdxlAdapter
 from .flow import FluxAdapter, SanaAdapter, StableDiffusion3Adapter, ZImageAdapter
 from .loading import FolderSettings, read_index
+from .multiview import MultiViewAdapter
 
 #: A new kind is a row.
 ADAPTERS: dict[str, type[Adapter]] = {
@@ -18,6 +19,7 @@ ADAPTERS: dict[str, type[Adapter]] = {
         SdxlAdapter,
         DeepFloydAdapter,
         PixArtAdapter,
+        MultiViewAdapter,
         StableDiffusion3Adapter,
         FluxAdapter,
         SanaAdapter,
@@ -49,5 +51,12 @@ def model_settings(source: str, folder: Path | None) -> FolderSettings:
         UserError: the file is wrong, or the model is of a kind that is not known.
     """
     own = FolderSettings.read(folder) if folder else FolderSettings()
-    own.defaults = adapter_of(source, read_index(source, folder)).defaults | own.defaults
+    own.defaults = _over(adapter_of(source, read_index(source, folder)).defaults, own.defaults)
     return own
+
+
+def _over(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
+    """A tree of settings over another."""
+    pairs = {key: (base.get(key), value) for key, value in tree.items()}
+    both = {k: _over(b, v) if isinstance(b, dict) and isinstance(v, dict) else v for k, (b, v) in pairs.items()}
+    return base | both

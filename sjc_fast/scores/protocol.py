@@ -79,6 +79,13 @@ class NetworkModel(ScoreModel, Protocol):
     dtype: torch.dtype
     """Of its inputs and answers."""
 
+    views: int
+    """That the network scores together, which follow each other in a batch: 1 but for multi-view models."""
+
+    def place_cameras(self, condition: Tensor, c2w: Tensor) -> Tensor:
+        """Conditions [B, ...] with what the network is told of the cameras [B, 4, 4] of their views."""
+        ...
+
     def predict(self, batch: Tensor, c_noise: Tensor, condition: Tensor) -> Tensor:
         """The network's raw answer F to inputs ``c_in z``, [B, C p p, h / p, w / p] in `dtype`.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .protocol import ScoreModel
+from .protocol import NetworkModel, ScoreModel
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def sample_steps(
     guidance: float = 1.0,
     generator: torch.Generator | None = None,
     start: Tensor | None = None,
+    c2w: Tensor | None = None,
 ) -> Iterator[tuple[float, Tensor]]:
     """Sample one picture a prompt, yielding (sigma, x) after every step; the last sigma is 0.
 
@@ -74,6 +75,7 @@ def sample_steps(
         guidance: classifier-free guidance scale.
         generator: where the noise comes from, on the CPU.
         start: noise to begin with, [B, C, size, size] of unit variance.
+        c2w: cameras of the pictures, [B, 4, 4], for a multi-view model.
 
     Raises:
         UserError: the sampler's settings make no schedule.
@@ -81,6 +83,15 @@ def sample_steps(
     sampler = sampler or Sampler()
     levels = sampler.levels(model.sigmas).tolist()
     condition, empty = model.encode(prompts), model.encode([""])
+    if isinstance(model, NetworkModel) and model.views > 1:  # as many views of one object as it scores at once
+        if len(prompts) % model.views:
+            views = model.views
+            raise UserError(f"{model.name} makes {views} views at once: ask for a multiple of {views} pictures")
+        if c2w is None:
+            raise UserError(f"{model.name} makes views of an object: say from which cameras")
+        c2w = c2w.to(condition.device)
+        empty = empty.expand(len(prompts), *empty.shape[1:])
+        condition, empty = (model.place_cameras(words, c2w) for words in (condition, empty))
     shape = (len(prompts), model.channels, model.size, model.size)
     normal = lambda: torch.randn(shape, generator=generator).to(condition.device)  # noqa: E731
     x = levels[0] * (normal() if start is None else start.to(condition.device))

@@ -34,6 +34,7 @@ class Range(NamedTuple):
         return f"between {_plain(self.low)} and {_plain(self.high)}" if math.isfinite(self.low) else "a finite number"
 
 
+RIG = 4  # views of a rig
 FINITE, POSITIVE, STEPS = Range(), Range(TINY, HUGE), Range(1, 10**7)
 
 
@@ -46,14 +47,17 @@ def alias(name: str) -> Any:
 class CameraConfig:
     """Where training views are taken from. The defaults are the paper's."""
 
-    sampling: Annotated[Literal["sphere", "directions"], alias("cameras.law")] = "sphere"
-    """"sphere": the paper's distribution; "directions": the named directions in shuffled rounds."""
+    sampling: Annotated[Literal["sphere", "directions", "rig"], alias("cameras.law")] = "sphere"
+    """"sphere": the paper's distribution; "directions": the named directions in shuffled rounds; "rig": four views a
+    quarter turn apart, at one elevation, with one lens and one noise level."""
     radius: Annotated[float, POSITIVE] = 1.5
     """Distance from the object, in units of half the voxel box."""
     fov: Annotated[tuple[float, float], Range(1, 170)] = (40.0, 70.0)
     """Range of the field of view, degrees."""
     v: Annotated[tuple[float, float], Range(0, 180)] = (0.0, 100.0)
     """Range of v with "sphere", degrees: cos(polar angle) = 1 - 2 v / pi; 90 is the horizon."""
+    elevation: Annotated[tuple[float, float], Range(-89, 89)] = (0.0, 30.0)
+    """Range of the elevation with "rig", degrees."""
     spread: Annotated[float, Range(0, 1)] = 1.0
     """With "directions": 0 is the middle of each direction's patch, 1 anywhere in it."""
     words: Annotated[Literal["nearest", "blended", "none"], alias("direction-words")] = "nearest"
@@ -120,6 +124,9 @@ class ScoreConfig:
     """Noise in pairs (n, -n): less variance, same cost, same mean; default wherever the noise samples are even."""
     weighting: Annotated[Literal["sigma", "sigma2", "one"], alias("weighting")] = "sigma"
     """The update is the score times sigma (paper's code), sigma squared, or as it is."""
+    guidance_rescale: Annotated[float, Range(0, 1)] = 0.0
+    """How far the contrast of guided pictures is brought back to that of unguided ones (Lin et al., arXiv 2305.08891,
+    Eq. 15-16), over all views that are scored together."""
     negative_prompt: str = ""
     """What guidance leads away from."""
     sigma: SigmaConfig = dataclasses.field(default_factory=SigmaConfig)
@@ -261,10 +268,14 @@ class TrainConfig:
         for name, (low, high) in {
             "cameras.fov": self.cameras.fov,
             "cameras.v": self.cameras.v,
+            "cameras.elevation": self.cameras.elevation,
             "score.sigma.low and high": (sigma.low or TINY, sigma.high or HUGE),
         }.items():
             if low > high:
                 raise UserError(f"{setting(name)} {low:g} {high:g}: give the smaller one first")
+        if self.cameras.sampling == "rig" and self.views % RIG:
+            name = setting("views")
+            raise UserError(f"{name} {self.views}: a rig has {RIG} views, so give a multiple of {RIG}")
         if not self.cameras.directions:
             raise UserError("cameras: directions: at least one is needed")
 
@@ -303,6 +314,9 @@ def _plain(number: float) -> str:
 
 #: Settings by the names that they had in files of earlier versions, which are read, and by which runs are told apart.
 FORMER_NAMES = {"sampling": "law", "background_color": "background_colour"}
+
+#: Settings that later versions added: runs that leave them as they are go on to be known as they were.
+ADDED = ("cameras.elevation", "score.guidance_rescale")
 
 #: Options that do not change the result, but for roundings on a device, and so may differ when a run is resumed.
 FREE_TO_CHANGE = ("output", "resume", "device", "log", "graph", "fuse", "memory_limit")
@@ -415,6 +429,10 @@ def digest(config: TrainConfig) -> str:
     """A fingerprint of what decides the result, the same before and after a round through YAML."""
     settled = merge(TrainConfig(), to_dict(config))
     tree = {k: v for k, v in _former(to_dict(settled)).items() if k not in FREE_TO_CHANGE}
+    for name in ADDED:
+        group, key = name.split(".")
+        if tree[group][key] == to_dict(TrainConfig())[group][key]:
+            del tree[group][key]
     if len(settled.lora) < 2:
         tree["lora"] = settled.lora[0] if settled.lora else None
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

@@ -15,10 +15,18 @@ from torch import Tensor
 from ..errors import UserError, setting
 from ..paas import WEIGHTS
 from ..rendering.rays import count_slots
-from ..scene.cameras import Cameras, blend_directions, name_directions, orbit, sample_directions, sample_sphere
+from ..scene.cameras import (
+    Cameras,
+    blend_directions,
+    name_directions,
+    orbit,
+    sample_directions,
+    sample_rig,
+    sample_sphere,
+)
 from ..scene.field import VoxelField
 from ..scores.preconditioning import Preconditioning
-from .config import CameraConfig, FieldConfig, OptimizerConfig, SigmaConfig, TrainConfig
+from .config import RIG, CameraConfig, FieldConfig, OptimizerConfig, SigmaConfig, TrainConfig
 from .losses import loss_weights
 
 
@@ -115,7 +123,9 @@ def draw_schedule(
     steps, views = config.steps, config.views
     count = steps * views
     cameras, direction, blend = draw_cameras(count, config.cameras, stream(config.seed, "cameras"))
-    sigma = draw_sigmas(count, steps, sigmas, config.score.sigma, stream(config.seed, "sigmas"))
+    together = RIG if config.cameras.sampling == "rig" else 1  # these have one noise level
+    sigma = draw_sigmas(count // together, steps, sigmas, config.score.sigma, stream(config.seed, "sigmas"))
+    sigma = sigma.repeat_interleave(together)
     lr = learning_rates(steps, config.optimizer)
 
     def fold(x: Tensor) -> Tensor:  # [count, ...] to [steps, views, ...]
@@ -150,17 +160,21 @@ def network_numbers(sigma: Tensor, preconditioning: Preconditioning | None) -> T
 def draw_cameras(count: int, config: CameraConfig, generator: torch.Generator) -> tuple[Cameras, Tensor, Tensor]:
     """Training cameras, the index of each one's direction, [count], and, where words are blended, all shares."""
     low, high = config.fov
-    fov = low + (high - low) * torch.rand(count, generator=generator)
+    together = RIG if config.sampling == "rig" else 1
+    fov = low + (high - low) * torch.rand(count // together, generator=generator).repeat_interleave(together)
     if config.sampling == "directions":
         azimuth, elevation, index = sample_directions(count, config.directions, config.spread, generator)
     else:
-        azimuth, elevation = sample_sphere(count, config.v, generator)
+        if config.sampling == "rig":
+            azimuth, elevation = sample_rig(count, RIG, config.elevation, generator)
+        else:
+            azimuth, elevation = sample_sphere(count, config.v, generator)
         try:
             index = name_directions(azimuth, elevation, config.directions)
         except ValueError as error:
-            raise UserError(
-                f"{setting('cameras.sampling')} sphere: {error}; narrow {setting('cameras.v')}, or choose directions"
-            ) from None
+            narrow = setting("cameras.elevation" if config.sampling == "rig" else "cameras.v")
+            name = setting("cameras.sampling")
+            raise UserError(f"{name} {config.sampling}: {error}; narrow {narrow}, or choose directions") from None
     blended = config.words == "blended"
     blend = blend_directions(azimuth, elevation, config.directions) if blended else torch.empty(count, 0)
     return orbit(azimuth, elevation, config.radius, fov), index, blend

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..kernels.noise import normal
 from ..kernels.paas import Coefficients, fused_paas_update, perturb
-from ..paas import ESTIMATORS, average_scores, denoise_copies, draw_noise, noise_shape, weigh
+from ..paas import ESTIMATORS, average_scores, denoise_copies, draw_noise, noise_shape, rescaled, weigh
 from ..scores.protocol import NetworkModel, ScoreModel
 from .config import CameraConfig, TrainConfig
 from .schedule import Row
@@ -25,7 +26,7 @@ class Conditions:
     unconditional: Tensor | None  # [1, ...]; None without guidance
 
     def of(self, row: Row) -> Tensor:
-        """The conditions of a row's views, [V, ...]."""
+        """The words of a row's views, [V, ...]."""
         if row.blend.shape[-1] == 0:
             return self.prompts[row.direction]
         return torch.tensordot(row.blend.to(self.prompts), self.prompts, dims=1)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
@@ -49,13 +50,14 @@ class ScoreSettings:
     noise_samples: int
     antithetic: bool
     guidance: float
+    guidance_rescale: float
     seed: int
 
     @classmethod
     def of(cls, config: TrainConfig) -> ScoreSettings:
         """What a run's configuration says of it."""
         names = (config.score.estimator, config.weighting, config.noise_samples, config.antithetic)
-        return cls(*names, config.guidance, config.seed)
+        return cls(*names, config.guidance, config.score.guidance_rescale, config.seed)
 
 
 class Scorer:
@@ -79,7 +81,14 @@ class Scorer:
         noise = normal(s.seed, row.step, math.prod(shape), x.device).reshape(shape)
         noise = draw_noise(x, s.noise_samples, s.antithetic, noise)
         text, unconditional = self.conditions.of(row), self.conditions.unconditional
-        denoised = denoise_copies(self.model, x, row.sigma, text, unconditional, s.guidance, noise)
+        together = 1
+        if isinstance(self.model, NetworkModel):
+            text, together = self.model.place_cameras(text, row.c2w), self.model.views
+            if unconditional is not None and together > 1:
+                avoided = unconditional.expand(len(x), *unconditional.shape[1:])
+                unconditional = self.model.place_cameras(avoided, row.c2w)
+        guided = (s.guidance, noise, s.guidance_rescale, together)
+        denoised = denoise_copies(self.model, x, row.sigma, text, unconditional, *guided)
         score = average_scores(x, row.sigma, denoised, noise, ESTIMATORS[s.estimator], s.antithetic)
         return weigh(score, row.sigma, s.weighting)
 
@@ -96,6 +105,7 @@ class FusedScorer(Scorer):
         self.network = model
         self.seed = torch.tensor(settings.seed, device=device)
         self.guidance = torch.tensor(float(settings.guidance), device=device)
+        self.no_guidance = torch.ones((), device=device)
         prompts, avoided = conditions.prompts, conditions.unconditional
         halves = [prompts] if avoided is None else [prompts, avoided.expand_as(prompts)]
         self._prompts = torch.stack(halves).to(model.dtype)  # [1 or 2, directions, ...] as the network takes them
@@ -113,11 +123,24 @@ class FusedScorer(Scorer):
             c_noise = c_noise.expand(2, -1).reshape(-1)
         answer = network.predict(batch, c_noise, text)
         options["coefficient"] = ESTIMATORS[s.estimator]
-        return fused_paas_update(x, row.sigma, numbers, row.score_scale, answer, *noise, self.guidance, **options)
+        update_by = functools.partial(fused_paas_update, x, row.sigma, numbers, row.score_scale, answer, *noise)
+        update = update_by(self.guidance, **options)
+        if not (doubled and s.guidance_rescale):
+            return update
+        scale = row.score_scale[:, None, None, None]
+        guided, plain = (part / scale + x for part in (update, update_by(self.no_guidance, **options)))
+        again = rescaled(guided[:, None], plain[:, None], s.guidance_rescale, network.views)[:, 0]
+        return scale * (again - x)
 
     def text_of(self, row: Row) -> Tensor:
         """The conditions of a row's batch: each view's, `noise_samples` times, and as often what guidance avoids."""
         times = self.settings.noise_samples
+        text = self._words_of(row, times)
+        if self.network.views == 1:
+            return text
+        return self.network.place_cameras(text, row.c2w.repeat(len(text) // len(row.c2w), 1, 1))
+
+    def _words_of(self, row: Row, times: int) -> Tensor:
         if row.blend.shape[-1] == 0:  # one look-up
             text = self._prompts.index_select(1, row.direction)
             return text[:, :, None].expand(-1, -1, times, *text.shape[2:]).flatten(0, 2)
@@ -134,6 +157,8 @@ def make_scorer(
     model: ScoreModel, conditions: Conditions, settings: ScoreSettings, backend: str, device: torch.device
 ) -> Scorer:
     """Fused where there is a network to ask directly and the backend has kernels for what surrounds it."""
-    if backend == "triton" and isinstance(model, NetworkModel):
+    # To rescale guidance, the fused scorer takes D out of the update, which must be D - x of one copy.
+    plain = settings.noise_samples == 1 and ESTIMATORS[settings.estimator] == 0
+    if backend == "triton" and isinstance(model, NetworkModel) and (plain or not settings.guidance_rescale):
         return FusedScorer(model, conditions, settings, device)
     return Scorer(model, conditions, settings)

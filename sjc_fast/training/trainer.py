@@ -14,7 +14,7 @@ from ..scene.field import VoxelField, check_tensors
 from ..scores.protocol import NetworkModel, ScoreModel
 from . import graphs
 from .checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
-from .config import FieldConfig, TrainConfig, digest
+from .config import RIG, FieldConfig, TrainConfig, digest
 from .schedule import Schedule, draw_schedule, stream
 from .scoring import ScoreSettings, encode_prompts, make_scorer
 from .steps import Metrics, Step, StepSettings, make_step
@@ -45,6 +45,7 @@ class Trainer:
         if getattr(model, "masked", False) and config.cameras.words == "blended":
             name = setting("cameras.words")
             raise UserError(f"{name} blended: the prompts of {model.name} have masks, which cannot be blended")
+        check_views(config, model)
         self.config, self.model, self.device = config, model, torch.device(device)
         self.backend = choose_backend(config.backend, self.device)
         # Shapes do not change, so the search for fast convolutions pays; what it finds may differ from run to run.
@@ -133,6 +134,22 @@ class Trainer:
         self.position = checkpoint.step
         self._counter.fill_(checkpoint.step)
         self._replay, self._eager = None, 0  # a graph holds the addresses of the old state
+
+
+def check_views(config: TrainConfig, model: ScoreModel) -> None:
+    """Refuse cameras that a multi-view model cannot score.
+
+    Raises:
+        UserError: what it wants.
+    """
+    if getattr(model, "views", 1) == 1:
+        return
+    if config.cameras.sampling != "rig":
+        name = setting("cameras.sampling")
+        raise UserError(f"{name} {config.cameras.sampling}: {model.name} scores {RIG} views at once; choose rig")
+    if config.noise_samples > 1:
+        name = setting("noise_samples")
+        raise UserError(f"{name} {config.noise_samples}: {model.name} scores one a view; raise {setting('views')}")
 
 
 class Readout:
