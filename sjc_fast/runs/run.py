@@ -97,6 +97,8 @@ def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None
     check_early(config)
     if config.lora:  # by full paths, so that the run can be resumed from anywhere
         config = replace(config, lora=tuple(map(absolute_lora, config.lora)))
+    if config.embeddings:
+        config = replace(config, embeddings=tuple(path.absolute() for path in config.embeddings))
     device = pick_device(config.device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # events and graphs belong to the current device
@@ -141,7 +143,8 @@ def load_model(config: TrainConfig, device: torch.device) -> ScoreModel:
     """The score model that a configuration names, as it wants it."""
     dtype = network_dtype(config.precision)
     options = {"attention": config.attention, "compiled": config.compile, "lora": config.lora}
-    return load_score_model(config.model, device, dtype, fused=config.fuse, **options)
+    more = {"embeddings": config.embeddings, "quantize": config.quantize}
+    return load_score_model(config.model, device, dtype, fused=config.fuse, **options, **more)
 
 
 def absolute_lora(text: str) -> str:

@@ -42,6 +42,8 @@ class Adapter:
     """Diffusers' name of its class."""
     parts: ClassVar[tuple[str, ...]] = ("unet", "scheduler", "tokenizer", "text_encoder")
     """What a folder must have, besides a VAE where the model has one."""
+    clip: ClassVar[bool] = True
+    """Whether its words go through CLIP alone, which learned words (textual inversion) are for."""
     masked: ClassVar[bool] = False
     """Whether conditions say which of their rows are words, so that they cannot be blended."""
     views: ClassVar[int] = 1
@@ -175,6 +177,7 @@ class DeepFloydAdapter(Adapter):
     """DeepFloyd IF, stage I: RGB, states of T5; of six channels that it answers, three are a variance (not used)."""
 
     pipeline = "IFPipeline"
+    clip = False
     TOKENS = 77  # as its pipeline has it
     defaults: ClassVar[dict[str, Any]] = {"guidance": 20.0}  # threestudio, configs/dreamfusion-if.yaml
 
@@ -211,6 +214,7 @@ class PixArtAdapter(Adapter):
     network = "transformer"
     kind = "PixArtTransformer2DModel"
     parts = ("transformer", "scheduler", "tokenizer", "text_encoder")
+    clip = False
     masked = True
     TOKENS = 300
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,16 +13,25 @@ from ..errors import UserError, setting
 from .adapters import Adapter
 from .attention import check_attention, choose_attention
 from .diffusers import DiffusersModel
+from .embeddings import Embedding
 from .families import adapter_of, model_settings
 from .fused_unet import FusedUNet, obstacle
 from .layout import TextWithLayout, UNetWithLayout
 from .loading import FolderSettings, PartLoader, one_line
 from .lora import Lora, parse_lora
 from .previews import STABLE_DIFFUSION_SCALE
+from .quantize import check_quantization, loading_options, narrow
 from .text import ClipText, TextEncoder
 from .vae import LatentSpace
 
 LOG = logging.getLogger(__name__)
+
+
+class Additions(NamedTuple):
+    """What people add to a published model."""
+
+    lora: list[Lora]
+    embeddings: list[Embedding]
 
 
 def load_diffusers(
@@ -34,6 +43,8 @@ def load_diffusers(
     fused: bool = True,
     compiled: bool = False,
     lora: Sequence[str | Path] = (),
+    embeddings: Sequence[Path] = (),
+    quantize: str = "none",
 ) -> DiffusersModel:
     """Load a model from a local folder or a hub id, through diffusers' and transformers' own loaders.
 
@@ -43,12 +54,15 @@ def load_diffusers(
         fused: call the UNet our way (`fused_unet`), where it is of that kind and runs on CUDA.
         compiled: compile the UNet with `torch.compile` instead, at its first call.
         lora: LoRA weights to add to network and text encoders, "path" or "path:weight" each.
+        embeddings: learned words (textual inversion) of CLIP's text encoders, .safetensors files.
+        quantize: the network's weights in fewer bits: "nf4", "int8" or "fp8".
 
     Raises:
         UserError: a part is missing, damaged or of another kind, or the hub cannot be reached.
     """
     device = torch.device(device)
     check_attention(attention, device)
+    check_quantization(quantize, device, bool(lora))
     loader = PartLoader(source)
     kind = adapter_of(source, loader.index)
     loader.dtype = dtype or (kind.half if device.type == "cuda" else torch.float32)
@@ -56,7 +70,9 @@ def load_diffusers(
     loader.require(kind.parts)
     if attention == "xformers" and (kind.network != "unet" or kind.views > 1):
         raise UserError(f"{setting('attention')} xformers: it is not for a {kind.pipeline}; choose sdpa")
-    added = [load_lora(path, kind) for path in lora]
+    added = Additions([load_lora(path, kind) for path in lora], [Embedding(path) for path in embeddings])
+    if embeddings and not kind.clip:
+        raise UserError(f"{setting('embeddings')} {embeddings[0]}: {source} has no text encoder that takes any")
     scheduler = loader.scheduler(kind.law)  # the small parts first: they say whether the model is of a known kind
     vae = loader.config("vae") if loader.has("vae") else None
     settings = model_settings(source, loader.folder)
@@ -66,12 +82,13 @@ def load_diffusers(
     adapter.check(source)
     adapter.check_text(source, lambda part, name: loader.config(part).get(name) if loader.has(part) else None)
     check_kind(source, adapter, vae, settings, loader.config("layout") if has_layout else None)
-    weights = loader.weights(kind.network, kind.kind)
-    for each in added:
+    weights = loader.weights(kind.network, kind.kind, **loading_options(quantize, loader.dtype))
+    for each in added.lora:
         each.add_to_network(weights, kind.network)
+    narrow(weights, quantize, loader.dtype)
     adapter.adapt(weights)
     choice = choose_attention(weights, attention, device, loader.dtype)
-    network = prepare(weights, device, fused=fused, compiled=compiled)
+    network = prepare(weights, device, fused=fused and quantize == "none", compiled=compiled)
     model = DiffusersModel(
         UNetWithLayout(network, weights.config.in_channels - weights.config.out_channels) if has_layout else network,
         scheduler,
@@ -115,12 +132,14 @@ def load_lora(text: str | Path, kind: type[Adapter]) -> Lora:
     return Lora(path, kind.pipeline, weight)
 
 
-def load_text(loader: PartLoader, adapter: Adapter, added: list[Lora]) -> TextEncoder:
-    """A model's encoder of words, with LoRA weights and its layout, if it has any."""
+def load_text(loader: PartLoader, adapter: Adapter, added: Additions) -> TextEncoder:
+    """A model's encoder of words, with LoRA weights, learned words and its layout, if it has any."""
     encoder = adapter.load_text(loader)
-    for each in added:
-        for name, part in encoder.networks.items():
-            each.add_to_text_encoder(part, name)
+    for name, part in encoder.networks.items():
+        for lora in added.lora:
+            lora.add_to_text_encoder(part, name)
+        for embedding in added.embeddings:
+            embedding.add_to(encoder.tokenizer_of(name), part, name)
     if loader.has("layout") and isinstance(encoder, ClipText):
         encoder.encoder = TextWithLayout(encoder.encoder, loader.weights("layout"))
     return encoder

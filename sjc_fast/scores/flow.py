@@ -33,6 +33,7 @@ class FlowAdapter(Adapter):
     """What flow transformers share."""
 
     network = "transformer"
+    clip = False
     law = "flow"
     half = torch.bfloat16
 

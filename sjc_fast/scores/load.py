@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -71,6 +71,8 @@ def load_score_model(
     fused: bool = True,
     compiled: bool = False,
     lora: Sequence[str | Path] | str | Path = (),
+    embeddings: Sequence[Path] = (),
+    quantize: str = "none",
 ) -> DiffusersModel:
     """Load a score model.
 
@@ -83,6 +85,9 @@ def load_score_model(
         compiled: compile the network with `torch.compile` instead, at its first call.
         lora: LoRA weights to add, one or several .safetensors files, each "path" or "path:weight".
 
+        embeddings: learned words (textual inversion) for CLIP's text encoders, .safetensors files.
+        quantize: the network's weights in fewer bits: "nf4", "int8" (bitsandbytes, CUDA) or "fp8".
+
     Raises:
         UserError: no such model, or a part of it is missing or damaged.
     """
@@ -92,4 +97,6 @@ def load_score_model(
     folder = model_folder(name)
     source = str(folder) if folder else name
     added = [lora] if isinstance(lora, str | Path) else list(lora)
-    return load_diffusers(source, device, dtype, attention=attention, fused=fused, compiled=compiled, lora=added)
+    options: dict[str, Any] = {"attention": attention, "fused": fused, "compiled": compiled}
+    options |= {"lora": added, "embeddings": embeddings, "quantize": quantize}
+    return load_diffusers(source, device, dtype, **options)

@@ -193,11 +193,12 @@ class PartLoader:
 
         return self._load("tokenizer", AutoTokenizer.from_pretrained)
 
-    def weights(self, part: str, name: str | None = None) -> Any:
+    def weights(self, part: str, name: str | None = None, **options: Any) -> Any:
         """A network, in the loader's precision, from safetensors only, with every tensor found.
 
         Args:
             name: diffusers' name of its class, where the part may be of several.
+            options: for its loader, such as a quantization, with which it stays as it was loaded.
 
         Raises:
             UserError: it is missing, damaged, of another class, or lacks tensors (the libraries would make those up at
@@ -215,7 +216,8 @@ class PartLoader:
         kind: Any = {"text_encoder": CLIPTextModel, "layout": LayoutDecoder}.get(part)
         kind = kind or getattr(diffusers, name or "AutoencoderKL")
         precision = {"torch_dtype": self.dtype} if part != "text_encoder" else {}
-        return self._network(part, kind, **precision).to(self.dtype)
+        network = self._network(part, kind, **precision, **options)
+        return network if options else network.to(self.dtype)
 
     def text_encoder(self, part: str, dtype: torch.dtype) -> Any:
         """One of transformers' networks, of the class that the model's index names, with every tensor found.

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .embeddings import expand_words
+
 LOG = logging.getLogger(__name__)
 
 
@@ -17,6 +19,10 @@ class TextEncoder(Protocol):
 
     networks: dict[str, Any]
     """Its networks by the names of their folders."""
+
+    def tokenizer_of(self, network: str) -> Any:
+        """The tokenizer of one of the networks."""
+        ...
 
     def __call__(self, prompts: list[str], device: torch.device) -> Tensor:
         """Conditions [B, tokens, width] of prompts, encoded on a device. What is too long is cut, with a warning."""
@@ -34,9 +40,14 @@ class ClipText:
         self.tokenizer, self.encoder = tokenizer, encoder.eval().requires_grad_(False)
         self.networks = {"text_encoder": encoder}
 
+    def tokenizer_of(self, network: str) -> Any:  # noqa: ARG002
+        """The only one."""
+        return self.tokenizer
+
     @torch.no_grad()
     def __call__(self, prompts: list[str], device: torch.device) -> Tensor:
         self.encoder.to(device)
+        prompts = expand_words(prompts, self.tokenizer)
         length = self.tokenizer.model_max_length
         length = min(length, getattr(self.encoder.config, "max_position_embeddings", length))
         warn_of_cuts(self.tokenizer, prompts, length)
@@ -64,6 +75,10 @@ class PipelineText:
         self.pipeline, self.encode, self.tokenizer, self.tokens = pipeline, encode, tokenizer, tokens
         parts = {name: part for name, part in pipeline.components.items() if name.startswith("text_encoder") and part}
         self.networks = {name: part.eval().requires_grad_(False) for name, part in parts.items()}
+
+    def tokenizer_of(self, network: str) -> Any:
+        """By the pipeline's names."""
+        return getattr(self.pipeline, network.replace("text_encoder", "tokenizer"))
 
     @torch.no_grad()
     def __call__(self, prompts: list[str], device: torch.device) -> Tensor:

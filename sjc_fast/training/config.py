@@ -221,6 +221,10 @@ class TrainConfig:
     """Of the network: "auto" is fp16 on a CUDA device, else fp32."""
     lora: tuple[str, ...] = ()
     """LoRA weights for network and text encoders: .safetensors files, with a weight if wanted: a.safetensors:0.8."""
+    embeddings: tuple[Path, ...] = ()
+    """Learned words (textual inversion) for CLIP's text encoders: .safetensors files."""
+    quantize: Literal["none", "nf4", "int8", "fp8"] = "none"
+    """The network's weights in fewer bits: nf4 and int8 by bitsandbytes, an optional package, on a CUDA device."""
     memory_limit: Annotated[float | None, Range(0.1, 1e5)] = None
     """GiB that tensors may take on the CUDA device; batches that need more are split into equal parts."""
     resume: Path | None = None
@@ -316,7 +320,7 @@ def _plain(number: float) -> str:
 FORMER_NAMES = {"sampling": "law", "background_color": "background_colour"}
 
 #: Settings that later versions added: runs that leave them as they are go on to be known as they were.
-ADDED = ("cameras.elevation", "score.guidance_rescale")
+ADDED = ("cameras.elevation", "score.guidance_rescale", "embeddings", "quantize")
 
 #: Options that do not change the result, but for roundings on a device, and so may differ when a run is resumed.
 FREE_TO_CHANGE = ("output", "resume", "device", "log", "graph", "fuse", "memory_limit")
@@ -378,7 +382,7 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
             raise wrong
         hints, make = typing.get_type_hints(kind), cast(Any, kind)
         return make(**{str(k): _convert(v, hints[k], where) for k, v in cast(Any, table).items()})
-    if kind is Path and isinstance(value, str):
+    if kind is Path and isinstance(value, str | Path):
         return Path(value)
     if isinstance(value, int) and abs(value) > 2**63:
         raise UserError(f"{where}: that number is too large")
@@ -429,10 +433,12 @@ def digest(config: TrainConfig) -> str:
     """A fingerprint of what decides the result, the same before and after a round through YAML."""
     settled = merge(TrainConfig(), to_dict(config))
     tree = {k: v for k, v in _former(to_dict(settled)).items() if k not in FREE_TO_CHANGE}
+    usual = to_dict(TrainConfig())
     for name in ADDED:
-        group, key = name.split(".")
-        if tree[group][key] == to_dict(TrainConfig())[group][key]:
-            del tree[group][key]
+        *group, key = name.split(".")
+        of, default = (t[group[0]] if group else t for t in (tree, usual))
+        if of[key] == default[key]:
+            del of[key]
     if len(settled.lora) < 2:
         tree["lora"] = settled.lora[0] if settled.lora else None
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
