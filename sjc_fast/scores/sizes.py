@@ -44,6 +44,7 @@ def measure_model(source: str) -> ModelSize:
     try:
         with torch.device("meta"):
             network = _diffusers(kind.kind, adapter.config)
+            adapter.adapt(network)
             parameters = {kind.network: _count(network)}
             flops = _flops(network, adapter)
             if loader.has("vae"):
@@ -54,6 +55,21 @@ def measure_model(source: str) -> ModelSize:
     except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
         raise UserError(f"model {source}: its configurations cannot be counted: {one_line(error)}") from None
     return ModelSize(kind.pipeline, adapter.channels, adapter.size, parameters, flops)
+
+
+def count_network(kind: type[Adapter], config: dict[str, Any]) -> dict[str, Any]:
+    """Parameters, operations of a call with one input, and the input's shape, of a network by its configuration.
+
+    Args:
+        config: what differs from the defaults of diffusers' class.
+    """
+    with torch.device("meta"):
+        network = _diffusers(kind.kind, config)
+        adapter = kind(dict(network.config), 8)
+        adapter.adapt(network)
+        flops = _flops(network, adapter)
+    shape = [adapter.channels, adapter.size, adapter.size]
+    return {"parameters": _count(network), "flops": flops, "shape": shape}
 
 
 def _diffusers(name: str, config: dict[str, Any]) -> Any:
@@ -76,8 +92,8 @@ def _count(network: torch.nn.Module) -> int:
 
 def _flops(network: torch.nn.Module, adapter: Adapter) -> int:
     """Of one call with one input, by shapes alone."""
-    side = adapter.size
-    x = torch.empty(1, adapter.channels, side, side)
+    side, views = adapter.size, adapter.views
+    x = torch.empty(views, adapter.channels, side, side)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        adapter.ask(network.eval(), x, torch.empty(1), torch.empty(1, *adapter.condition_shape()))
-    return counter.get_total_flops()
+        adapter.ask(network.eval(), x, torch.empty(views), torch.empty(views, *adapter.condition_shape()))
+    return counter.get_total_flops() // views
