@@ -21,6 +21,7 @@ from .loading import FolderSettings, PartLoader, one_line
 from .lora import Lora, parse_lora
 from .previews import STABLE_DIFFUSION_SCALE
 from .quantize import check_quantization, loading_options, narrow
+from .single_file import SingleFileLoader, is_single_file
 from .text import ClipText, TextEncoder
 from .vae import LatentSpace
 
@@ -63,7 +64,7 @@ def load_diffusers(
     device = torch.device(device)
     check_attention(attention, device)
     check_quantization(quantize, device, bool(lora))
-    loader = PartLoader(source)
+    loader = SingleFileLoader(Path(source)) if is_single_file(source) else PartLoader(source)
     kind = adapter_of(source, loader.index)
     loader.dtype = dtype or (kind.half if device.type == "cuda" else torch.float32)
     loader.fetch(needed_parts(kind, loader.index))

@@ -123,7 +123,7 @@ def fetch(source: str, parts: Iterable[str], half: bool) -> Path:
 
 
 def fetch_configurations(source: str, parts: Iterable[str]) -> Path:
-    """The folder of a model with the configurations of parts, as far as there are any.
+    """The folder of a model with all that parts have but weights: configurations, tokenizers.
 
     Raises:
         UserError: why not.
@@ -131,8 +131,21 @@ def fetch_configurations(source: str, parts: Iterable[str]) -> Path:
     sizes = _sizes(source)
     if sizes is None:
         return _cached(source)
-    wanted = {*SMALL, *(f"{part}/config.json" for part in parts)} & set(sizes)
-    return _fetch(Download(*split_id(source), {file: sizes[file] for file in wanted}))
+    inside = tuple(f"{part}/" for part in parts)
+    return _fetch(
+        Download(
+            *split_id(source),
+            {
+                file: size
+                for file, size in sizes.items()
+                if file in SMALL or (file.startswith(inside) and not _is_weights(file))
+            },
+        )
+    )
+
+
+def _is_weights(file: str) -> bool:
+    return file.endswith(OTHER_WEIGHTS) or variant_of(file.rsplit("/", 1)[-1]) is not None
 
 
 def is_whole(part: Path) -> bool:

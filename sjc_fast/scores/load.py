@@ -12,6 +12,7 @@ import torch
 from ..errors import UserError
 from . import hub
 from .loading import FolderSettings
+from .single_file import is_single_file
 
 if TYPE_CHECKING:
     from .diffusers import DiffusersModel
@@ -28,7 +29,7 @@ def embedded_folder() -> Path:
 
 
 def model_folder(name: str) -> Path | None:
-    """The local folder a model name stands for, or None for a hub id.
+    """The local folder (or single file) a model name stands for, or None for a hub id.
 
     Raises:
         UserError: neither the embedded model, nor a folder, nor shaped like a hub id.
@@ -37,11 +38,14 @@ def model_folder(name: str) -> Path | None:
         return embedded_folder()
     if name and Path(name).is_dir():
         return Path(name)
+    if is_single_file(name):
+        return Path(name)
     shaped = re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name)
     if shaped and not name.startswith((".", "/", "~")) and not Path(name).exists():
         return None
     raise UserError(
-        f"no model {name!r}: give 'shapes', a diffusers folder that exists, or a hub id such as {STABLE_DIFFUSION}"
+        f"no model {name!r}: give 'shapes', a diffusers folder or .safetensors file that exists, or a hub id such as "
+        f"{STABLE_DIFFUSION}"
     )
 
 

@@ -46,3 +46,32 @@ def original_names(unet):
             rest = f"{RESNET[layer]}.{kind}"
         renamed[f"{places[place]}.{rest}"] = value
     return renamed
+
+
+def original_vae_names(vae):
+    """A diffusers VAE's tensors by their original names."""
+    blocks, layers = len(vae.config.block_out_channels), vae.config.layers_per_block
+    places = {}
+    for i in range(blocks):
+        up = blocks - 1 - i
+        for j in range(layers + 1):
+            places[f"encoder.down_blocks.{i}.resnets.{j}."] = f"encoder.down.{i}.block.{j}."
+            places[f"decoder.up_blocks.{i}.resnets.{j}."] = f"decoder.up.{up}.block.{j}."
+        places[f"encoder.down_blocks.{i}.downsamplers.0."] = f"encoder.down.{i}.downsample."
+        places[f"decoder.up_blocks.{i}.upsamplers.0."] = f"decoder.up.{up}.upsample."
+    for end in ("encoder", "decoder"):
+        places |= {f"{end}.mid_block.resnets.{i}.": f"{end}.mid.block_{i + 1}." for i in range(2)}
+        places[f"{end}.mid_block.attentions.0."] = f"{end}.mid.attn_1."
+    parts = {"conv_shortcut": "nin_shortcut", "conv_norm_out": "norm_out"}
+    attention = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+    renamed = {}
+    for key, value in vae.state_dict().items():
+        place = max((p for p in places if key.startswith(p)), key=len, default="")
+        rest = key.removeprefix(place)
+        inside = attention if "attentions" in place else parts
+        for new, old in inside.items():
+            rest = rest.replace(f"{new}.", f"{old}.")
+        if "attentions" in place and value.ndim == 2:
+            value = value[:, :, None, None]
+        renamed[places.get(place, "") + rest] = value
+    return renamed
