@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 
+#: Files of which a tokenizer has one.
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 VAES = ("AutoencoderKL", "AutoencoderDC")
 
 
@@ -101,7 +103,7 @@ class PartLoader:
         return self.dtype.itemsize == 2
 
     def require(self, parts: Iterable[str]) -> None:
-        """Refuse a model that lacks a part.
+        """Refuse a model that lacks a part, or words in its tokenizers.
 
         Raises:
             UserError: which.
@@ -110,6 +112,9 @@ class PartLoader:
         if missing:
             known = ", ".join(parts)
             raise UserError(f"model folder {self.source} lacks {', '.join(missing)}: a diffusers folder has {known}")
+        for part in (self.folder or Path()).glob("tokenizer*"):
+            if not any((part / name).exists() for name in VOCABULARIES):  # transformers would make up an empty one
+                raise UserError(f"model {self.source}: its {part.name} has no vocabulary: {', '.join(VOCABULARIES)}")
 
     @functools.cached_property
     def index(self) -> dict[str, Any]:
@@ -127,7 +132,7 @@ class PartLoader:
         dtype = torch.bfloat16 if large and self.dtype == torch.float16 else self.dtype
         encoders = [part for part in self.index if part.startswith("text_encoder") and part not in parts]
         parts |= {part: self.text_encoder(part, dtype) for part in encoders if self.has(part)}
-        return self._load("model_index.json", getattr(diffusers, kind).from_pretrained, "", **parts)
+        return self._load("its tokenizers", getattr(diffusers, kind).from_pretrained, "", **parts)
 
     def has(self, part: str) -> bool:
         """Whether there is a folder of such a part."""

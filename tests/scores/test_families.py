@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers import DDPMScheduler, EulerDiscreteScheduler, IFPipeline, PixArtSigmaPipeline
+from transformers import T5EncoderModel
 
 from sjc_fast import UserError, load_score_model
 from sjc_fast.runs.settings import PRESETS
@@ -100,6 +101,20 @@ def test_t5_is_not_asked_in_float16(name, request):
     model = load_score_model(str(request.getfixturevalue(name)), CPU, torch.float16)
     assert model._text.pipeline.text_encoder.dtype == torch.bfloat16
     assert bool(model.encode(["it " * 50]).isfinite().all())
+
+
+def test_t5_whose_numbers_overflow_in_float16(tmp_path):
+    """As the published ones do: in float16 they are infinite, in the precision that is chosen they are not."""
+    folder = families.deepfloyd(tmp_path / "if")
+    encoder = T5EncoderModel.from_pretrained(folder / "text_encoder")
+    for block in encoder.encoder.block:
+        block.layer[-1].DenseReluDense.wo.weight.data *= 3e5
+    encoder.save_pretrained(folder / "text_encoder")
+    model = load_score_model(str(folder), CPU, torch.float16)
+    words = model._text.pipeline.tokenizer("it", return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert not bool(encoder.half()(words).last_hidden_state.isfinite().all())
+    assert bool(model.encode(["it"]).isfinite().all())
 
 
 @pytest.mark.slow

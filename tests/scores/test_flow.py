@@ -13,6 +13,7 @@ from sjc_fast.scores.previews import fit_linear_map
 from sjc_fast.training.config import TrainConfig, merge
 from sjc_fast.training.trainer import Trainer
 from tests.support import flow_families
+from tests.support.command import QUICK, sjc
 
 PROMPTS = ["a red cube", "it"]
 CPU = torch.device("cpu")
@@ -216,6 +217,26 @@ def test_parts_of_another_family_are_refused_before_weights_are_read(tmp_path, m
         with pytest.raises(UserError, match=words):
             load_score_model(str(folder), CPU)
         file.write_text(kept)
+
+
+def test_a_tokenizer_without_its_files_is_one_line(tmp_path):
+    folder = flow_families.flux(tmp_path / "flux")
+    for file in (folder / "tokenizer_2").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match="its tokenizer_2 has no vocabulary: tokenizer.json") as refused:
+        load_score_model(str(folder), CPU)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stable_diffusion_3", "sana"])
+def test_a_whole_run_writes_what_runs_write(name, tmp_path):
+    """By the command: 16 or 32 channels through previews, turntable and mesh."""
+    folder = getattr(flow_families, name)(tmp_path / name)
+    done = sjc("train", "--prompt", "it", "--model", folder, "--size", "8", *QUICK, "--output", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    written = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"turntable.mp4", "config.yaml"} <= written
 
 
 def test_a_prompt_that_is_too_long_is_cut_with_a_warning(case, caplog):

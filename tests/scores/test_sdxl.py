@@ -100,8 +100,13 @@ def test_pictures(pipe, model):
 def test_half_precision_keeps_the_vae_in_float32(folder):
     half = load_score_model(str(folder), device="cpu", dtype=torch.float16)
     half.prepare_decoder()
-    assert half.latents.vae.dtype == torch.float32
-    assert bool(half.decode(torch.randn(1, 4, 4, 4)).isfinite().all())
+    vae = half.latents.vae
+    assert vae.dtype == torch.float32
+    latents = torch.full((1, 4, 4, 4), 3e4)  # which no layer of float16 would bear
+    assert bool(half.decode(latents).isfinite().all())
+    with torch.no_grad():
+        assert not bool(vae.half().decode((latents / vae.config.scaling_factor).half()).sample.isfinite().all())
+    vae.float()
 
 
 @torch.no_grad()
