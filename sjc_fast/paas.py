@@ -61,8 +61,11 @@ def paas_score(
         The score, [V, C, H, W] float32, detached.
 
     Raises:
-        ValueError: N < 1, an odd N with `antithetic`, sigma <= 0, or noise of the wrong shape.
+        ValueError: N < 1, an odd N with `antithetic`, sigma <= 0, noise of the wrong shape, or a multi-view model
+            (which wants cameras: train with it).
     """
+    if getattr(model, "views", 1) > 1:
+        raise ValueError(f"{model.name} scores several views with their cameras at once; train with it")
     x = features.detach().float()
     sigma = torch.as_tensor(sigma, dtype=torch.float32).expand(len(x)).to(x.device)
     if not bool((sigma > 0).all()):

@@ -14,8 +14,9 @@ from torch import Tensor
 from ..errors import UserError
 from ..export.pictures import save_picture
 from ..runs.console import say
-from ..runs.settings import default_config, network_dtype, pick_device
-from ..scores.load import EMBEDDED, folder_settings, load_score_model
+from ..runs.run import load_model
+from ..runs.settings import default_config, pick_device
+from ..scores.load import EMBEDDED, folder_settings
 from ..scores.protocol import ScoreModel
 from ..shapes.exact import ExactScenes
 from ..shapes.truth import Judgement, judge, mean, read_whole
@@ -64,7 +65,7 @@ def main(arguments: list[str]) -> None:
     output = options.output or Path("evaluation.json")
     for path in (output, output.with_suffix(".png")):
         prepare(path)
-    model = load_score_model(options.model, device, network_dtype(options.precision))
+    model = load_model(config_of(options), device)
     models: dict[str, ScoreModel] = {"model": model}
     if options.ceiling:
         models["exact"] = ExactScenes(model.sigmas, model.settings)

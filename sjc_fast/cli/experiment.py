@@ -74,6 +74,8 @@ def main(arguments: list[str]) -> None:
     prepare(folder / "probe")
     prepare(page)
     model = load_score_model(options.model, device, network_dtype(options.precision))
+    if getattr(model, "views", 1) > 1:
+        raise UserError(f"--model {options.model}: the experiments ask for single views, and it scores several at once")
     judge = choose_judge(model, scenes, base, options.prompt, options.small)
     seeds = tuple(range(1 if options.small else options.seeds))
     for name in names:

@@ -11,8 +11,8 @@ import tyro
 
 from ..errors import UserError
 from ..runs.folder import RunFolder
+from ..runs.run import load_model
 from ..runs.settings import pick_device
-from ..scores.load import load_score_model
 from ..storage.files import prepare
 from . import check_limits, parse
 
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
     from ..export.mesh import save_mesh
     from ..export.surface import surface_of
 
-    model, field = load_score_model(config.model, device), field.to(device)
+    model, field = load_model(config, device, additions=False), field.to(device)
     mesh, figures = surface_of(
         field,
         model,

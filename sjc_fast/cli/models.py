@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     """Print the list."""
     options = parse(ModelsOptions, arguments, "models")
     if options.download is not None:
-        download(options.download, options.precision == "fp16")
+        download(options.download, hub.variants_for(f"torch.float{options.precision[2:]}"))
         return
     if options.convert is not None:
         convert_mvdream(options.convert, options.base, options.output)
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
     print("FILE.safetensors: a single file of Stable Diffusion 1.x, 2.x or XL")
 
 
-def download(source: str, half: bool) -> None:
+def download(source: str, variants: tuple[str, ...]) -> None:
     """Bring a model here, as training would.
 
     Raises:
@@ -70,9 +70,9 @@ def download(source: str, half: bool) -> None:
         raise UserError(f"--download {source}: it is here already")
     loader = PartLoader(source)
     parts = needed_parts(adapter_of(source, loader.index), loader.index)
-    wanted = hub.plan(source, parts, half)
+    wanted = hub.plan(source, parts, variants)
     if wanted:
         left = hub.size_in_words(hub.missing_bytes(wanted))
         print(f"{source}: {hub.size_in_words(wanted.bytes)} in {len(wanted.sizes)} files; {left} to download")
-    folder = hub.fetch(source, parts, half)
+    folder = hub.fetch(source, parts, variants)
     print(f'in {folder}; use it with: sjc-fast train --model {source} --prompt "..."')

@@ -16,9 +16,9 @@ from ..export.paths import load_path, spiral
 from ..export.pictures import contact_sheet, save_picture, take_pictures
 from ..export.video import find_ffmpeg, frames_of, save_gif, save_video
 from ..runs.folder import RunFolder
+from ..runs.run import load_model
 from ..runs.settings import pick_device
 from ..scene.cameras import Cameras, ring
-from ..scores.load import load_score_model
 from ..storage.files import prepare
 from . import check_limits, parse
 
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
     if output.suffix in VIDEOS:
         find_ffmpeg()  # before the work
     device = pick_device(options.device)
-    model, field, cameras = load_score_model(config.model, device), field.to(device), cameras.to(device)
+    model, field, cameras = load_model(config, device, additions=False), field.to(device), cameras.to(device)
     look = {"size": (options.height or options.size, options.size), "background": config.field.backdrop}
     look |= {"backend": options.backend, "rays": options.supersample}
     if output.suffix in VIDEOS:

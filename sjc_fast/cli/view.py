@@ -12,8 +12,8 @@ import tyro
 from ..errors import UserError
 from ..runs.console import say
 from ..runs.folder import RunFolder
+from ..runs.run import load_model
 from ..runs.settings import pick_device
-from ..scores.load import load_score_model
 from . import parse
 
 
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
     folder = RunFolder(options.run)
     config, field = folder.load()
     device = pick_device(options.device)
-    model, where = load_score_model(config.model, device), {"host": options.host, "port": options.port}
+    model, where = load_model(config, device, additions=False), {"host": options.host, "port": options.port}
     viewer = view_run(config, field.to(device), model, backend=options.backend, **where)
     say(f"{viewer.address} (stop with Ctrl-C)")
     try:

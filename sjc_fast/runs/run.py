@@ -18,6 +18,7 @@ from ..errors import UserError, setting
 from ..export.pictures import save_picture
 from ..rendering import choose_backend
 from ..scene.field import VoxelField
+from ..scores.diffusers import DiffusersModel
 from ..scores.load import load_score_model
 from ..scores.lora import parse_lora
 from ..scores.protocol import ScoreModel
@@ -139,12 +140,17 @@ def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None
     return Result(trainer.field, trainer.config, model, folder.path)
 
 
-def load_model(config: TrainConfig, device: torch.device) -> ScoreModel:
-    """The score model that a configuration names, as it wants it."""
-    dtype = network_dtype(config.precision)
-    options = {"attention": config.attention, "compiled": config.compile, "lora": config.lora}
-    more = {"embeddings": config.embeddings, "quantize": config.quantize}
-    return load_score_model(config.model, device, dtype, fused=config.fuse, **options, **more)
+def load_model(config: TrainConfig, device: torch.device, additions: bool = True) -> DiffusersModel:
+    """The score model that a configuration names, as it wants it.
+
+    Args:
+        additions: LoRA weights and learned words too, which pictures of a field do not need.
+    """
+    options: dict[str, Any] = {"quantize": config.quantize}
+    if additions:
+        options |= {"attention": config.attention, "compiled": config.compile, "fused": config.fuse}
+        options |= {"lora": config.lora, "embeddings": config.embeddings}
+    return load_score_model(config.model, device, network_dtype(config.precision), **options)
 
 
 def absolute_lora(text: str) -> str:

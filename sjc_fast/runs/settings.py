@@ -61,8 +61,8 @@ def default_config(model: str, preset: str = "model") -> TrainConfig:
 
 
 def sampling_guidance(model: ScoreModel) -> float:
-    """The guidance scale for pictures: the model's own, or what Stable Diffusion's users take, for 3D takes more."""
-    return float(model.settings.get("guidance", 7.5))
+    """The guidance scale for pictures: the model's own, or that of its kind's pipeline, for 3D takes more."""
+    return float(getattr(model, "picture_guidance", None) or model.settings.get("guidance", 7.5))
 
 
 def resumed_config(folder: Path, wanted: TrainConfig | None = None) -> TrainConfig:

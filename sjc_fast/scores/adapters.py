@@ -46,6 +46,12 @@ class Adapter:
     """Whether its words go through CLIP alone, which learned words (textual inversion) are for."""
     masked: ClassVar[bool] = False
     """Whether conditions say which of their rows are words, so that they cannot be blended."""
+    lora_pipeline: ClassVar[str] = ""
+    """Diffusers' name of the pipeline whose LoRA weights fit, where it is another one."""
+    capturable: ClassVar[bool] = True
+    """Whether a call never waits for the host, and so can be part of a CUDA graph."""
+    picture_guidance: ClassVar[float] = 7.5
+    """Guidance scale of its pipeline, for pictures."""
     views: ClassVar[int] = 1
     """That the network scores together, which follow each other in a batch."""
     law: ClassVar[str] = "beta"
@@ -72,6 +78,11 @@ class Adapter:
     def size(self) -> Any:
         """Pixels a side of what the network was made for."""
         return self.config.get("sample_size")
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of its inputs must be multiples of."""
+        return 1
 
     @property
     def timestep_scale(self) -> float:
@@ -137,12 +148,14 @@ class SdxlAdapter(Adapter):
     """
 
     pipeline = "StableDiffusionXLPipeline"
+    picture_guidance = 5.0
     parts = ("unet", "scheduler", "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
     SIZES = 6
 
     def __init__(self, config: dict[str, Any], upscale: int) -> None:
         super().__init__(config, upscale)
-        side = config.get("sample_size", 0) * upscale
+        side = config.get("sample_size")
+        side = side * upscale if isinstance(side, int) else 0  # which is refused where sizes are checked
         self.sizes = torch.tensor([side, side, 0, 0, side, side], dtype=torch.float32)
         times = self.SIZES * (config.get("addition_time_embed_dim") or 0)
         self.pooled = (config.get("projection_class_embeddings_input_dim") or 0) - times
@@ -179,7 +192,12 @@ class DeepFloydAdapter(Adapter):
     pipeline = "IFPipeline"
     clip = False
     TOKENS = 77  # as its pipeline has it
+    picture_guidance = 7.0
     defaults: ClassVar[dict[str, Any]] = {"guidance": 20.0}  # threestudio, configs/dreamfusion-if.yaml
+
+    @property
+    def multiple(self) -> int:
+        return 2 ** (len(self.config.get("block_out_channels") or [0]) - 1)
 
     @property
     def channels(self) -> Any:
@@ -213,6 +231,7 @@ class PixArtAdapter(Adapter):
     pipeline = "PixArtSigmaPipeline"
     network = "transformer"
     kind = "PixArtTransformer2DModel"
+    picture_guidance = 4.5
     parts = ("transformer", "scheduler", "tokenizer", "text_encoder")
     clip = False
     masked = True
@@ -221,6 +240,10 @@ class PixArtAdapter(Adapter):
     @property
     def channels(self) -> Any:
         return self.config.get("in_channels")
+
+    @property
+    def multiple(self) -> int:
+        return self.config.get("patch_size", 2)
 
     def check(self, source: str) -> None:
         seen, said = self.config.get("in_channels"), self.config.get("out_channels")

@@ -64,25 +64,29 @@ def load_diffusers(
     device = torch.device(device)
     check_attention(attention, device)
     check_quantization(quantize, device, bool(lora))
-    loader = SingleFileLoader(Path(source)) if is_single_file(source) else PartLoader(source)
+    loader = open_model(source)
     kind = adapter_of(source, loader.index)
     loader.dtype = dtype or (kind.half if device.type == "cuda" else torch.float32)
-    loader.fetch(needed_parts(kind, loader.index))
-    loader.require(kind.parts)
     if attention == "xformers" and (kind.network != "unet" or kind.views > 1):
         raise UserError(f"{setting('attention')} xformers: it is not for a {kind.pipeline}; choose sdpa")
-    added = Additions([load_lora(path, kind) for path in lora], [Embedding(path) for path in embeddings])
     if embeddings and not kind.clip:
         raise UserError(f"{setting('embeddings')} {embeddings[0]}: {source} has no text encoder that takes any")
+    parts = needed_parts(kind, loader.index)
+    loader.fetch_configurations(parts)
+    loader.require(kind.parts)
+    network_config = loader.config(kind.network)
+    words = [Embedding(path) for path in embeddings]
+    added = Additions([load_lora(path, kind, network_config) for path in lora], words)
     scheduler = loader.scheduler(kind.law)  # the small parts first: they say whether the model is of a known kind
     vae = loader.config("vae") if loader.has("vae") else None
-    settings = model_settings(source, loader.folder)
+    settings = model_settings(source, loader.folder)  # of the single file too, from what lies beside it
     has_layout = loader.has("layout")
     upscale = upscale_of(vae) if vae else 1
-    adapter = kind(loader.config(kind.network), upscale)
+    adapter = kind(network_config, upscale)
     adapter.check(source)
     adapter.check_text(source, lambda part, name: loader.config(part).get(name) if loader.has(part) else None)
     check_kind(source, adapter, vae, settings, loader.config("layout") if has_layout else None)
+    loader.fetch(parts)
     weights = loader.weights(kind.network, kind.kind, **loading_options(quantize, loader.dtype))
     for each in added.lora:
         each.add_to_network(weights, kind.network)
@@ -103,6 +107,7 @@ def load_diffusers(
         dtype=loader.dtype,
     )
     model.attention = choice
+    model.capturable &= quantize != "fp8"  # whose layers get new memory in every call
     try:
         model.encode(["a"])
     except UserError:
@@ -114,13 +119,23 @@ def load_diffusers(
 
 def needed_parts(kind: type[Adapter], index: dict[str, Any]) -> list[str]:
     """The parts of a model that are read, by its index: not what checks or enlarges pictures."""
-    words = [part for part in index if part.startswith(("tokenizer", "text_encoder")) and (index[part] or [None])[0]]
-    rest = [part for part in ("vae", "layout") if (index.get(part) or [None])[0]]
+    named = [part for part, entry in index.items() if isinstance(entry, list) and entry and entry[0]]
+    words = [part for part in named if part.startswith(("tokenizer", "text_encoder"))]
+    rest = [part for part in ("vae", "layout") if part in named or not index]
     return list(dict.fromkeys([*kind.parts, *words, *rest]))
 
 
-def load_lora(text: str | Path, kind: type[Adapter]) -> Lora:
-    """LoRA weights for a kind of model, "path" or "path:weight".
+def open_model(source: str) -> PartLoader:
+    """The loader of a folder, a single file, or an id of the hub.
+
+    Raises:
+        UserError: there is no such model, or it cannot be reached.
+    """
+    return SingleFileLoader(Path(source)) if is_single_file(source) else PartLoader(source)
+
+
+def load_lora(text: str | Path, kind: type[Adapter], config: dict[str, Any]) -> Lora:
+    """LoRA weights for a kind of model with a network of some configuration, "path" or "path:weight".
 
     Raises:
         UserError: there are none for it, or these cannot be read.
@@ -130,7 +145,7 @@ def load_lora(text: str | Path, kind: type[Adapter]) -> Lora:
     if not hasattr(getattr(diffusers, kind.kind), "load_lora_adapter"):
         raise UserError(f"{setting('lora')} {text}: diffusers cannot add LoRA weights to a {kind.kind}")
     path, weight = parse_lora(text)
-    return Lora(path, kind.pipeline, weight)
+    return Lora(path, kind.lora_pipeline or kind.pipeline, weight, config)
 
 
 def load_text(loader: PartLoader, adapter: Adapter, added: Additions) -> TextEncoder:

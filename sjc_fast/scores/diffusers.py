@@ -56,7 +56,9 @@ class DiffusersModel:
         self._text: TextEncoder | None = None
         self.adapter = adapter or Adapter(dict(network.config), upscale)
         self.channels, self.masked = self.adapter.channels // own.pixel_patch**2, self.adapter.masked
-        self.views = self.adapter.views
+        self.views, self.multiple = self.adapter.views, self.adapter.multiple * own.pixel_patch
+        self.capturable = self.adapter.capturable
+        self.picture_guidance = own.guidance or self.adapter.picture_guidance
         self.patch = own.pixel_patch
         self.vocabulary, self.settings = own.vocabulary, own.defaults
         self.name = own.name or name
@@ -88,7 +90,10 @@ class DiffusersModel:
 
         Raises:
             torch.OutOfMemoryError: not even one input fits.
+            ValueError: a batch that is not a multiple of the views that the network scores together.
         """
+        if len(batch) % self.views:
+            raise ValueError(f"{self.name} scores {self.views} views at once, and not {len(batch)}")
         inputs = (batch, c_noise.to(self.device), condition.to(self.device, self.dtype))
         warned = self.most is not None
         while True:

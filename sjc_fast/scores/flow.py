@@ -6,7 +6,7 @@ With t = sigma / (1 + sigma) they see ``(1 - t) z`` and answer noise less pictur
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,12 +36,21 @@ class FlowAdapter(Adapter):
     clip = False
     law = "flow"
     half = torch.bfloat16
+    needs: ClassVar[tuple[str, ...]] = ("in_channels",)
+    """Numbers that the network's configuration must have."""
 
     @property
     def channels(self) -> Any:
         return self.seen
 
+    @property
+    def multiple(self) -> int:
+        return self.config.get("patch_size", 2)
+
     def check(self, source: str) -> None:
+        for name in self.needs:
+            if not isinstance(self.config.get(name), int):
+                raise UserError(f"model {source}: the configuration of its {self.network} does not say {name}")
         said = self.config.get("out_channels")
         if said not in (None, self.config.get("in_channels")):
             seen = self.config.get("in_channels")
@@ -59,6 +68,8 @@ class StableDiffusion3Adapter(FlowAdapter):
     kind = "SD3Transformer2DModel"
     parts = ("transformer", "scheduler", "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")  # T5 may lack
     half = torch.float16
+    picture_guidance = 7.0
+    needs = ("in_channels", "joint_attention_dim", "pooled_projection_dim")
     TOKENS = 256
 
     def load_text(self, loader: PartLoader) -> TextEncoder:
@@ -100,11 +111,17 @@ class FluxAdapter(FlowAdapter):
     kind = "FluxTransformer2DModel"
     parts = ("transformer", "scheduler", "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
     TOKENS, SIDE = 512, 128  # as its pipeline has them
+    needs = ("in_channels", "joint_attention_dim", "pooled_projection_dim")
+    picture_guidance = 1.0  # beside the one that follows
     DISTILLED = 3.5  # its pipeline's guidance, of which the network is told where it was distilled with it
 
     def __init__(self, config: dict[str, Any], upscale: int) -> None:
         super().__init__(config, upscale)
         self._places: dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor | None]] = {}
+
+    @property
+    def multiple(self) -> int:
+        return 2
 
     @property
     def seen(self) -> Any:
@@ -162,6 +179,7 @@ class SanaAdapter(FlowAdapter):
 
     pipeline = "SanaPipeline"
     kind = "SanaTransformer2DModel"
+    picture_guidance = 4.5
     parts = ("transformer", "scheduler", "tokenizer", "text_encoder")
     masked = True
     TOKENS = 300
@@ -198,6 +216,8 @@ class ZImageAdapter(FlowAdapter):
 
     pipeline = "ZImagePipeline"
     kind = "ZImageTransformer2DModel"
+    capturable = False
+    picture_guidance = 5.0
     parts = ("transformer", "scheduler", "tokenizer", "text_encoder")
     masked = True
     SIDE = 128  # 1024 pixels a side, as its pipeline has it
@@ -222,7 +242,7 @@ class ZImageAdapter(FlowAdapter):
     def ask(self, network: Any, x: Tensor, tick: Tensor, condition: Tensor) -> Tensor:
         states, mask = unpack(condition, Z_IMAGE_TOKENS)
         # Where nothing is computed (shapes are counted), every row is a word.
-        lengths: list[int] = [mask.shape[1]] * len(mask) if mask.is_meta else mask.sum(1).int().tolist()
+        lengths: list[int] = [mask.shape[1]] * len(mask) if mask.is_meta else (mask > 0).sum(1).tolist()
         words = [row[:length] for row, length in zip(states, lengths, strict=True)]
         pictures = list(x.contiguous()[:, :, None].unbind())
         answer = network(pictures, 1 - tick, words, return_dict=False)[0]

@@ -27,7 +27,20 @@ SMALL = ("model_index.json", "sjc_fast.json")
 WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|model)(?:\.(?P<one>\w+))??(?:-\d+-of-\d+)?(?:\.(?P<other>\w+))?\.safetensors(?:\.index(?:\.(?P<third>\w+))?\.json)?"
 )
-OTHER_WEIGHTS = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".onnx_data", ".gguf", ".safetensors")
+OTHER_WEIGHTS = (
+    ".bin",
+    ".bin.index.json",
+    ".xml",
+    ".ckpt",
+    ".pt",
+    ".pth",
+    ".msgpack",
+    ".h5",
+    ".onnx",
+    ".onnx_data",
+    ".gguf",
+    ".safetensors",
+)
 
 
 def split_id(source: str) -> tuple[str, str | None]:
@@ -42,10 +55,15 @@ def variant_of(file: str) -> str | None:
     return None if found is None else (found["one"] or found["other"] or found["third"] or "")
 
 
-def choose_variant(files: Iterable[str], half: bool) -> str | None:
-    """Which weights of a part to read: "fp16" or "", as fits the precision best; None where there are none."""
+def variants_for(dtype: str) -> tuple[str, ...]:
+    """Variants of weights for a precision by torch's name, the best one first; "" is the plain one."""
+    half = {"torch.float16": ("fp16", "bf16", ""), "torch.bfloat16": ("bf16", "fp16", "")}
+    return half.get(dtype, ("", "fp16", "bf16"))
+
+
+def choose_variant(files: Iterable[str], wanted: tuple[str, ...]) -> str | None:
+    """Which weights of a part to read, the first variant that is wanted and there; None where there is none."""
     found = {variant_of(file.rsplit("/", 1)[-1]) for file in files}
-    wanted = ("fp16", "") if half else ("", "fp16")
     return next((variant for variant in wanted if variant in found), None)
 
 
@@ -76,7 +94,7 @@ def small_files(source: str) -> Path | None:
     return _fetch(Download(*split_id(source), wanted)) if wanted else None
 
 
-def plan(source: str, parts: Iterable[str], half: bool) -> Download | None:
+def plan(source: str, parts: Iterable[str], variants: tuple[str, ...]) -> Download | None:
     """What of a model is needed: parts by name, in the variant that fits; None where the hub cannot be reached.
 
     Raises:
@@ -88,9 +106,11 @@ def plan(source: str, parts: Iterable[str], half: bool) -> Download | None:
     wanted = {file: size for file, size in sizes.items() if file in SMALL}
     for part in parts:
         inside = [file for file in sizes if file.startswith(f"{part}/") and file.count("/") == 1]
-        variant = choose_variant(inside, half)
+        variant = choose_variant(inside, variants)
         if variant is None and any(file.endswith(OTHER_WEIGHTS) for file in inside):
-            raise UserError(f"model {source}: its {part} has no safetensors weights")
+            others = sorted({variant_of(file.rsplit("/", 1)[-1]) or "" for file in inside} - {""})
+            known = f" but of variants {', '.join(others)}" if others else ""
+            raise UserError(f"model {source}: its {part} has no safetensors weights{known}")
         for file in inside:
             base = file.rsplit("/", 1)[-1]
             chosen = variant_of(base) == variant if variant_of(base) is not None else not base.endswith(OTHER_WEIGHTS)
@@ -99,23 +119,17 @@ def plan(source: str, parts: Iterable[str], half: bool) -> Download | None:
     return Download(*split_id(source), wanted)
 
 
-def fetch(source: str, parts: Iterable[str], half: bool) -> Path:
+def fetch(source: str, parts: Iterable[str], variants: tuple[str, ...]) -> Path:
     """The folder of a model with the parts that are needed, downloaded if they are not here.
 
     Raises:
         UserError: why not.
     """
     parts = list(parts)
-    wanted = plan(source, parts, half)
+    wanted = plan(source, parts, variants)
     if wanted is None:
-        folder = _cached(source)
-        if missing := [part for part in parts if not is_whole(folder / part)]:
-            raise UserError(
-                f"model {source}: {', '.join(missing)} was not downloaded in whole before, "
-                "and the hub cannot be reached now"
-            )
         LOG.info("the hub cannot be reached: %s is used as it was downloaded before", source)
-        return folder
+        return _kept(source, parts)
     left = missing_bytes(wanted)
     if left > 2**20:
         LOG.warning("downloading %s from the hub: %s", source, size_in_words(left))
@@ -130,7 +144,7 @@ def fetch_configurations(source: str, parts: Iterable[str]) -> Path:
     """
     sizes = _sizes(source)
     if sizes is None:
-        return _cached(source)
+        return _kept(source, parts)
     inside = tuple(f"{part}/" for part in parts)
     return _fetch(
         Download(
@@ -148,9 +162,24 @@ def _is_weights(file: str) -> bool:
     return file.endswith(OTHER_WEIGHTS) or variant_of(file.rsplit("/", 1)[-1]) is not None
 
 
+def _kept(source: str, parts: Iterable[str]) -> Path:
+    """Where a model lies of which parts were downloaded before.
+
+    Raises:
+        UserError: they were not, or not in whole.
+    """
+    folder = _cached(source)
+    if missing := [part for part in parts if not is_whole(folder / part)]:
+        raise UserError(
+            f"model {source}: {', '.join(missing)} was not downloaded in whole before, "
+            "and the hub cannot be reached now"
+        )
+    return folder
+
+
 def is_whole(part: Path) -> bool:
     """Whether the folder of a part has every file that its own lists of pieces name."""
-    for index in part.glob("*.index*.json"):
+    for index in part.glob("*.safetensors.index*.json"):
         try:
             pieces = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -159,7 +188,7 @@ def is_whole(part: Path) -> bool:
             return False
     files = [path.name for path in part.iterdir()] if part.is_dir() else []
     network = "config.json" in files
-    return bool(files) and (not network or choose_variant(files, False) is not None)
+    return bool(files) and (not network or choose_variant(files, variants_for("")) is not None)
 
 
 def size_in_words(count: int) -> str:
@@ -171,7 +200,7 @@ def size_in_words(count: int) -> str:
 def _sizes(source: str) -> dict[str, int] | None:
     """Bytes of every file of a model; None where the hub cannot be reached."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     name, revision = split_id(source)
     try:
@@ -181,6 +210,8 @@ def _sizes(source: str) -> dict[str, int] | None:
         if getattr(error.response, "status_code", 0) >= 500:
             return None
         raise _explained(source, error) from None
+    except HFValidationError:
+        raise UserError(f"model {source}: that is neither a folder that exists nor an id of the hub") from None
     except ValueError as error:  # JSON was expected
         raise _explained(source, error) from None
     except Exception as error:  # of whatever HTTP library the client uses: there is no connection

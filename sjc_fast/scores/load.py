@@ -12,7 +12,7 @@ import torch
 from ..errors import UserError
 from . import hub
 from .loading import FolderSettings
-from .single_file import is_single_file
+from .single_file import folder_beside, is_single_file
 
 if TYPE_CHECKING:
     from .diffusers import DiffusersModel
@@ -58,7 +58,9 @@ def folder_settings(name: str) -> FolderSettings:
     from .families import model_settings
 
     folder = model_folder(name)
-    if folder is None:
+    if is_single_file(name):
+        folder = folder_beside(Path(name))
+    elif folder is None:
         try:
             folder = hub.small_files(name)
         except UserError:  # which loading the model will say again
@@ -74,7 +76,7 @@ def load_score_model(
     attention: str = "sdpa",
     fused: bool = True,
     compiled: bool = False,
-    lora: Sequence[str | Path] | str | Path = (),
+    lora: Sequence[str | Path] | str | Path | None = (),
     embeddings: Sequence[Path] = (),
     quantize: str = "none",
 ) -> DiffusersModel:
@@ -100,7 +102,7 @@ def load_score_model(
 
     folder = model_folder(name)
     source = str(folder) if folder else name
-    added = [lora] if isinstance(lora, str | Path) else list(lora)
+    added = [lora] if isinstance(lora, str | Path) else list(lora or ())
     options: dict[str, Any] = {"attention": attention, "fused": fused, "compiled": compiled}
     options |= {"lora": added, "embeddings": embeddings, "quantize": quantize}
     return load_diffusers(source, device, dtype, **options)

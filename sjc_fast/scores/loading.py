@@ -37,6 +37,8 @@ class FolderSettings:
     """What its pictures show, where that is known exactly: "shapes", or nothing."""
     defaults: dict[str, Any] = field(default_factory=dict)
     """A partial configuration tree for `train`."""
+    guidance: float | None = None
+    """The guidance scale among these, where the file itself has one."""
 
     @classmethod
     def read(cls, folder: Path) -> FolderSettings:
@@ -61,6 +63,7 @@ class FolderSettings:
                 vocabulary=vocabulary,
                 scenes=str(raw.get("scenes", "")),
                 defaults=dict(raw.get("defaults", {})),
+                guidance=raw.get("defaults", {}).get("guidance"),
             )
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} is not valid: {error}") from None
@@ -91,7 +94,7 @@ class PartLoader:
             UserError: why not.
         """
         if not self.local:
-            self.folder = hub.fetch(self.source, parts, self._half)
+            self.folder = hub.fetch(self.source, parts, self._variants)
 
     def fetch_configurations(self, parts: Iterable[str]) -> None:
         """As `fetch`, but without weights."""
@@ -99,8 +102,9 @@ class PartLoader:
             self.folder = hub.fetch_configurations(self.source, parts)
 
     @property
-    def _half(self) -> bool:
-        return self.dtype.itemsize == 2
+    def _variants(self) -> tuple[str, ...]:
+        """Of weights, the best one first."""
+        return hub.variants_for(str(self.dtype))
 
     def require(self, parts: Iterable[str]) -> None:
         """Refuse a model that lacks a part, or words in its tokenizers.
@@ -240,10 +244,10 @@ class PartLoader:
 
     def _network(self, part: str, kind: Any, **options: Any) -> Any:
         folder = (self.folder or Path()) / part
-        variant = hub.choose_variant([path.name for path in folder.glob("*")], self._half)
+        variant = hub.choose_variant([path.name for path in folder.glob("*")], self._variants)
         options |= {"use_safetensors": True, "output_loading_info": True, "variant": variant or None}
         network, info = self._load(part, kind.from_pretrained, **options)
-        absent = [k for k in info["missing_keys"] if not k.endswith(("position_ids", "embed_tokens.weight"))]
+        absent = [k for k in info["missing_keys"] if not k.endswith(("position_ids", "encoder.embed_tokens.weight"))]
         if absent or info.get("mismatched_keys"):
             raise UserError(f"model {self.source}: cannot load {part}: its weights lack {len(absent)} tensors")
         return network

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,6 +18,7 @@ from ..errors import UserError, setting
 from ..storage.tensors import read_tensors
 from .loading import one_line
 
+LOG = logging.getLogger(__name__)
 LAYERS = ("lora_A", "lora_B", "lora_down", "lora_up", "lora.down", "lora.up", "lora_linear_layer")
 MOST_WEIGHT = 100.0
 
@@ -44,15 +48,22 @@ class Lora:
         path: the file or folder.
         pipeline: diffusers' name of the pipeline that they are for.
         weight: what they are multiplied by.
+        config: of the network, by which kohya's names of Stable Diffusion XL's blocks are understood.
 
     Raises:
         UserError: there is no such file, it is damaged, or it holds something else.
     """
 
-    def __init__(self, path: Path, pipeline: str = "StableDiffusionPipeline", weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        pipeline: str = "StableDiffusionPipeline",
+        weight: float = 1.0,
+        config: dict[str, Any] | None = None,
+    ) -> None:
         import diffusers
 
-        self.path, self.weight = path, weight
+        self.path, self.weight, self._config = path, weight, config
         self.pipeline: Any = getattr(diffusers, pipeline)
         try:
             tensors, _ = read_tensors(self._file(path))
@@ -68,7 +79,10 @@ class Lora:
         """Weights under diffusers' names, and the alphas that were not multiplied into them."""
         convert = self.pipeline.lora_state_dict
         wants = "return_alphas" in inspect.signature(convert).parameters
-        found: Any = convert(tensors, **({"return_alphas": True} if wants else {}))
+        options: dict[str, Any] = {"return_alphas": True} if wants else {}
+        if self._config and "block_out_channels" in self._config:
+            options["unet_config"] = SimpleNamespace(**self._config)
+        found: Any = convert(tensors, **options)
         return found if isinstance(found, tuple) else (found, None)
 
     @staticmethod
@@ -92,7 +106,9 @@ class Lora:
         """
         if any(key.startswith(f"{part}.") for key in self._state):
             options = {"prefix": part, "network_alphas": self._alphas}
-            self._merge(part, lambda: network.load_lora_adapter(dict(self._state), **options), network)
+            self._merge(
+                part, self._layers(part), lambda: network.load_lora_adapter(dict(self._state), **options), network
+            )
         elif not any(key.startswith("text_encoder") for key in self._state):
             found = sorted({key.split(".")[0] for key in self._state})
             raise UserError(
@@ -107,9 +123,14 @@ class Lora:
         """
         if any(key.startswith(f"{name}.") for key in self._state):
             load = functools.partial(self.pipeline.load_lora_into_text_encoder, prefix=name)
-            self._merge("text encoder", lambda: load(self._state, self._alphas, encoder), encoder)
+            self._merge("text encoder", self._layers(name), lambda: load(self._state, self._alphas, encoder), encoder)
 
-    def _merge(self, what: str, load: Callable[[], object], network: torch.nn.Module) -> None:
+    def _layers(self, part: str) -> int:
+        """How many layers of a part these weights change."""
+        names = (key for key in self._state if key.startswith(f"{part}."))
+        return len({re.split(r"\.lora[_.]|\.lora_linear", name)[0] for name in names if not name.endswith("alpha")})
+
+    def _merge(self, what: str, count: int, load: Callable[[], object], network: torch.nn.Module) -> None:
         from diffusers.utils.peft_utils import recurse_remove_peft_layers
         from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -118,6 +139,10 @@ class Lora:
             layers = [m for m in network.modules() if isinstance(m, BaseTunerLayer)]
             if not layers:
                 raise ValueError("nothing in it has a place there")
+            if len(layers) < count:
+                LOG.warning(
+                    "lora %s: %d of its %d layers have no place in the %s", self.path, count - len(layers), count, what
+                )
             for layer in layers:
                 change: Any = layer
                 change.scale_layer(self.weight)

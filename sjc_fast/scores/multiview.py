@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 VIEWS = 4  # of a rig: as the published model was trained
 NUMBERS = 16  # of a camera matrix
-#: From our world (y up, the front at -x) to the model's (z up, the front at -y).
-TO_MODEL = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 
 def camera_numbers(c2w: Tensor) -> Tensor:
-    """What the network is told of cameras [V, 4, 4]: their matrices in its world, at distance 1; [V, 16]."""
-    turn = TO_MODEL.to(c2w)
-    told = torch.zeros_like(c2w)
-    told[:, :3, :3] = turn @ c2w[:, :3, :3]
-    eye = c2w[:, :3, 3] @ turn.T
-    told[:, :3, 3] = eye / eye.norm(dim=1, keepdim=True)
-    told[:, 3, 3] = 1
-    return told.flatten(1)
+    """What the network is told of cameras [V, 4, 4]: their matrices in its world, at distance 1; [V, 16].
+
+    Our world has y up and the front at -x; the model's z up and the front at -y: axes x, y, z are our z, x, y.
+    """
+    axes = torch.stack([c2w[:, 2], c2w[:, 0], c2w[:, 1]], dim=1)
+    eye = axes[:, :, 3:]
+    return torch.cat(
+        [torch.cat([axes[:, :, :3], eye / eye.norm(dim=1, keepdim=True)], dim=2), c2w[:, 3:]], dim=1
+    ).flatten(1)
 
 
 class MultiViewAdapter(Adapter):
     """A UNet of Stable Diffusion's kind that reads a camera with every view, in groups of `VIEWS`."""
 
     pipeline = "MVDreamPipeline"
+    lora_pipeline = "StableDiffusionPipeline"
     views = VIEWS
     #: As in MVDream's threestudio: configs/mvdream-sd21.yaml. There the half width of what is seen is 0.8 to 1 times
     #: that of the box whatever the lens, which a radius of 2.5 and these angles are.

@@ -32,6 +32,12 @@ def is_single_file(source: str) -> bool:
     return Path(source).suffix == ".safetensors" and Path(source).is_file()
 
 
+def folder_beside(path: Path) -> Path | None:
+    """The folder of a file's own configurations, if there is one."""
+    beside = path.with_suffix("")
+    return beside if (beside / "model_index.json").is_file() else None
+
+
 class SingleFileLoader(PartLoader):
     """The parts of a model in one file.
 
@@ -45,9 +51,8 @@ class SingleFileLoader(PartLoader):
     def __init__(self, path: Path) -> None:
         self.path = path
         base = base_of(path)
-        beside = path.with_suffix("")
-        own = (beside / "model_index.json").is_file()
-        super().__init__(str(beside if own else hub.fetch_configurations(base, PARTS)))
+        beside = folder_beside(path)
+        super().__init__(str(beside or hub.fetch_configurations(base, PARTS)))
         self.source = str(path)
 
     def _network(self, part: str, kind: Any, **options: Any) -> Any:

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import UserError
 from .adapters import Adapter
-from .assembly import upscale_of
+from .assembly import open_model, upscale_of
 from .families import adapter_of
 from .loading import PartLoader, one_line
 
@@ -35,10 +35,10 @@ def measure_model(source: str) -> ModelSize:
     Raises:
         UserError: there is no such model, or it is of a kind that is not known.
     """
-    loader = PartLoader(source)
+    loader = open_model(source)
     kind = adapter_of(source, loader.index)
     encoders = [part for part in loader.index if part.startswith("text_encoder")] or ["text_encoder"]
-    loader.fetch_configurations([kind.network, "vae", *encoders])
+    loader.fetch_configurations([kind.network, *(["vae"] if "vae" in loader.index else []), *encoders])
     adapter = kind(loader.config(kind.network), upscale_of(loader.config("vae")) if loader.has("vae") else 1)
     adapter.check(source)
     try:
@@ -93,7 +93,7 @@ def _count(network: torch.nn.Module) -> int:
 def _flops(network: torch.nn.Module, adapter: Adapter) -> int:
     """Of one call with one input, by shapes alone."""
     side, views = adapter.size, adapter.views
-    x = torch.empty(views, adapter.channels, side, side)
+    x = torch.empty(views, adapter.seen, side, side)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         adapter.ask(network.eval(), x, torch.empty(views), torch.empty(views, *adapter.condition_shape()))
     return counter.get_total_flops() // views

@@ -218,13 +218,14 @@ class TrainConfig:
     compile: bool = False
     """Compile the network with torch.compile instead: a slower start."""
     precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
-    """Of the network: "auto" is fp16 on a CUDA device, else fp32."""
+    """Of the network: "auto" is fp16 on a CUDA device (bf16 for networks that were made for it), else fp32."""
     lora: tuple[str, ...] = ()
     """LoRA weights for network and text encoders: .safetensors files, with a weight if wanted: a.safetensors:0.8."""
     embeddings: tuple[Path, ...] = ()
     """Learned words (textual inversion) for CLIP's text encoders: .safetensors files."""
     quantize: Literal["none", "nf4", "int8", "fp8"] = "none"
-    """The network's weights in fewer bits: nf4 and int8 by bitsandbytes, an optional package, on a CUDA device."""
+    """The network's weights in fewer bits: fp8 anywhere, each layer widened as it is called (without a CUDA graph); nf4
+    and int8 by bitsandbytes, an optional package, on a CUDA device."""
     memory_limit: Annotated[float | None, Range(0.1, 1e5)] = None
     """GiB that tensors may take on the CUDA device; batches that need more are split into equal parts."""
     resume: Path | None = None
@@ -348,6 +349,8 @@ def merge(config: Any, tree: Any, where: str = "configuration") -> Any:
             raise UserError(f"{where}: unknown setting {key!r}; known: {', '.join(hints)}")
         if key == "lora" and not isinstance(value, list | tuple):  # of earlier versions: a path or nothing
             value = [] if value is None else [value]
+        if key == "lora":
+            value = list(map(str, cast("list[Any]", value)))
         current = getattr(config, key)
         if dataclasses.is_dataclass(current):
             changes[key] = merge(current, value, f"{where}: {key}")

@@ -14,7 +14,7 @@ from ..scene.field import VoxelField, check_tensors
 from ..scores.protocol import NetworkModel, ScoreModel
 from . import graphs
 from .checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
-from .config import RIG, FieldConfig, TrainConfig, digest
+from .config import FieldConfig, TrainConfig, digest
 from .schedule import Schedule, draw_schedule, stream
 from .scoring import ScoreSettings, encode_prompts, make_scorer
 from .steps import Metrics, Step, StepSettings, make_step
@@ -51,6 +51,9 @@ class Trainer:
         # Shapes do not change, so the search for fast convolutions pays; what it finds may differ from run to run.
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         self.size = config.size or model.size
+        if self.size % getattr(model, "multiple", 1):
+            name = setting("size")
+            raise UserError(f"{name} {self.size}: {model.name} takes multiples of {getattr(model, 'multiple', 1)}")
         self.field = build_field(config.field, model, stream(config.seed, "field")).to(self.device)
         numbers = model.preconditioning if isinstance(model, NetworkModel) else None
         self.schedule: Schedule = draw_schedule(config, self.field, model.sigmas, self.size, numbers).to(self.device)
@@ -59,7 +62,8 @@ class Trainer:
         model.release_text_encoder()
         scorer = make_scorer(model, conditions, ScoreSettings.of(config), self.backend, self.device)
         self.train_step: Step = make_step(self.field, scorer, StepSettings.of(config, self.size, self.backend))
-        self.graph = config.graph and self.train_step.capturable and self.device.type == "cuda"
+        capturable = self.train_step.capturable and getattr(model, "capturable", True)
+        self.graph = config.graph and capturable and self.device.type == "cuda"
         self.position = 0
         self.log = torch.zeros(len(self.schedule), len(Metrics._fields), device=self.device)  # a row a step taken
         self._counter = torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -146,7 +150,7 @@ def check_views(config: TrainConfig, model: ScoreModel) -> None:
         return
     if config.cameras.sampling != "rig":
         name = setting("cameras.sampling")
-        raise UserError(f"{name} {config.cameras.sampling}: {model.name} scores {RIG} views at once; choose rig")
+        raise UserError(f"{name} {config.cameras.sampling}: {model.name} scores views of a rig at once; choose rig")
     if config.noise_samples > 1:
         name = setting("noise_samples")
         raise UserError(f"{name} {config.noise_samples}: {model.name} scores one a view; raise {setting('views')}")

@@ -104,7 +104,7 @@ def test_what_was_downloaded_works_without_the_network(offered):
 
 
 def test_a_part_of_a_download_is_not_taken_for_all_of_it(offered):
-    hub.fetch(NAME, ["unet", "scheduler"], half=False)
+    hub.fetch(NAME, ["unet", "scheduler"], variants=hub.variants_for(""))
     offered.stop()
     hub._sizes.cache_clear()
     with pytest.raises(UserError, match="text_encoder, vae was not downloaded in whole before"):
@@ -150,7 +150,7 @@ def test_a_hub_with_trouble_of_its_own_is_as_good_as_none(offered, monkeypatch):
 def test_a_full_disk_is_met_before_the_download(offered, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(10))
     with pytest.raises(UserError, match=r"MB are needed in .*cache, and 0.1 MB are free; set HF_HOME"):
-        hub.fetch(NAME, ["unet"], half=False)
+        hub.fetch(NAME, ["unet"], variants=hub.variants_for(""))
     assert not any(f.endswith(".safetensors") for f in offered.fetched())
 
 
@@ -160,7 +160,7 @@ def test_a_disk_that_becomes_full(offered, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", full)
     with pytest.raises(UserError, match="the disk is full; what is there is kept"):
-        hub.fetch(NAME, ["unet"], half=False)
+        hub.fetch(NAME, ["unet"], variants=hub.variants_for(""))
 
 
 def test_a_part_without_safetensors(offered, models, tmp_path):

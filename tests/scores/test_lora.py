@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from peft import LoraConfig, get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from sjc_fast import UserError, load_score_model
 from sjc_fast.scores.lora import parse_lora
@@ -73,3 +73,40 @@ def test_paths_and_weights(tmp_path):
     for wrong in ("a.safetensors:1e9", "a.safetensors:nan"):
         with pytest.raises(UserError, match="a weight is between"):
             parse_lora(wrong)
+
+
+def test_kohyas_names_of_xl(tmp_path):
+    """Blocks by their places in the authors' network, as most published files have them."""
+    xl = families.stable_diffusion_xl(tmp_path / "xl")
+    change = make_lora(xl, tmp_path / "one.safetensors", 1)
+    places = {}  # of a network of two levels, with one layer each
+    for name in change:
+        block, rest = name.split(".attentions.", 1)
+        where = {"down_blocks.1": "input_blocks_3_1", "mid_block": "middle_block_1"}
+        inside = rest.split(".", 1)
+        place = where.get(block) or f"output_blocks_{inside[0]}_1"
+        places[name] = f"lora_unet_{place}_{inside[1].replace('.', '_')}"
+    state = load_file(tmp_path / "one.safetensors")
+    renamed = {}
+    for key, value in state.items():
+        name, end = key.removeprefix("unet.").split(".lora_")
+        renamed[f"{places[name]}.lora_{'down' if end[0] == 'A' else 'up'}.weight"] = value
+        renamed[f"{places[name]}.alpha"] = torch.tensor(2.0)
+    save_file(renamed, tmp_path / "kohya.safetensors")
+    plain, model = (load_score_model(str(xl), "cpu", lora=lora) for lora in ((), tmp_path / "kohya.safetensors"))
+    for name, value in change.items():
+        before, after = (m.network.get_parameter(f"{name}.weight") for m in (plain, model))
+        torch.testing.assert_close(after, before + value, rtol=1e-5, atol=1e-6)
+
+
+def test_layers_without_a_place_are_told(tmp_path, caplog):
+    sd3 = flow_families.stable_diffusion_3(tmp_path / "sd3")
+    make_lora(sd3, tmp_path / "one.safetensors", 1)
+    state = load_file(tmp_path / "one.safetensors")
+    state |= {f"transformer.nowhere.to_q.lora_{end}.weight": torch.ones(2, 2) for end in "AB"}
+    save_file(state, tmp_path / "more.safetensors")
+    with caplog.at_level("WARNING", "sjc_fast"):
+        load_score_model(str(sd3), "cpu", lora=tmp_path / "more.safetensors")
+    assert [r.getMessage().split(": ")[1] for r in caplog.records] == [
+        f"1 of its {len(state) // 2} layers have no place in the transformer"
+    ]

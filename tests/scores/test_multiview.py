@@ -231,7 +231,7 @@ def test_what_it_cannot_score_is_refused(model, base):
     tree = {"prompt": "it", "steps": 2, "size": 8, "views": 4, "field": {"resolution": 6}}
     rig = {"cameras": {"sampling": "rig"}}
     for changes, message in (
-        ({}, "scores 4 views at once; choose rig"),
+        ({}, "scores views of a rig at once; choose rig"),
         (rig | {"noise_samples": 2}, "scores one a view; raise"),
         (rig | {"views": 6}, "a rig has 4 views, so give a multiple of 4"),
     ):
