@@ -74,18 +74,11 @@ def load_diffusers(
     parts = needed_parts(kind, loader.index)
     loader.fetch_configurations(parts)
     loader.require(kind.parts)
-    network_config = loader.config(kind.network)
     words = [Embedding(path) for path in embeddings]
-    added = Additions([load_lora(path, kind, network_config) for path in lora], words)
+    added = Additions([load_lora(path, kind, loader.config(kind.network)) for path in lora], words)
     scheduler = loader.scheduler(kind.law)  # the small parts first: they say whether the model is of a known kind
-    vae = loader.config("vae") if loader.has("vae") else None
-    settings = model_settings(source, loader.folder)  # of the single file too, from what lies beside it
-    has_layout = loader.has("layout")
-    upscale = upscale_of(vae) if vae else 1
-    adapter = kind(network_config, upscale)
-    adapter.check(source)
-    adapter.check_text(source, lambda part, name: loader.config(part).get(name) if loader.has(part) else None)
-    check_kind(source, adapter, vae, settings, loader.config("layout") if has_layout else None)
+    settings = model_settings(source, loader.folder)
+    adapter, vae = check_parts(source, kind, loader, settings)
     loader.fetch(parts)
     weights = loader.weights(kind.network, kind.kind, **loading_options(quantize, loader.dtype))
     for each in added.lora:
@@ -94,12 +87,14 @@ def load_diffusers(
     adapter.adapt(weights)
     choice = choose_attention(weights, attention, device, loader.dtype)
     network = prepare(weights, device, fused=fused and quantize == "none", compiled=compiled)
+    if loader.has("layout"):
+        network = UNetWithLayout(network, weights.config.in_channels - weights.config.out_channels)
     model = DiffusersModel(
-        UNetWithLayout(network, weights.config.in_channels - weights.config.out_channels) if has_layout else network,
+        network,
         scheduler,
         lambda: load_text(loader, adapter, added),
         LatentSpace(loader.vae, vae.get("scaling_factor", STABLE_DIFFUSION_SCALE)) if vae else None,
-        upscale=upscale,
+        upscale=adapter.upscale,
         settings=settings,
         adapter=adapter,
         name=source,
@@ -108,13 +103,38 @@ def load_diffusers(
     )
     model.attention = choice
     model.capturable &= quantize != "fp8"  # whose layers get new memory in every call
+    try_words(source, model)
+    return model
+
+
+def check_parts(
+    source: str, kind: type[Adapter], loader: PartLoader, settings: FolderSettings
+) -> tuple[Adapter, dict[str, Any] | None]:
+    """The adapter of a model, and the configuration of its VAE, after all that configurations can tell.
+
+    Raises:
+        UserError: parts that do not fit each other, or this program.
+    """
+    vae = loader.config("vae") if loader.has("vae") else None
+    adapter = kind(loader.config(kind.network), upscale_of(vae) if vae else 1)
+    adapter.check(source)
+    adapter.check_text(source, lambda part, name: loader.config(part).get(name) if loader.has(part) else None)
+    check_kind(source, adapter, vae, settings, loader.config("layout") if loader.has("layout") else None)
+    return adapter, vae
+
+
+def try_words(source: str, model: DiffusersModel) -> None:
+    """Encode something: whatever is wrong with words is met here, and not in the middle of a run.
+
+    Raises:
+        UserError: what.
+    """
     try:
         model.encode(["a"])
     except UserError:
         raise
-    except Exception as error:  # whatever is wrong with the pair, it is met here and not in the middle of a run
+    except Exception as error:
         raise UserError(f"model {source}: its tokenizer and text encoder do not work: {one_line(error)}") from None
-    return model
 
 
 def needed_parts(kind: type[Adapter], index: dict[str, Any]) -> list[str]:

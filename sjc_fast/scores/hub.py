@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,17 +105,15 @@ def plan(source: str, parts: Iterable[str], variants: tuple[str, ...]) -> Downlo
         return None
     wanted = {file: size for file, size in sizes.items() if file in SMALL}
     for part in parts:
-        inside = [file for file in sizes if file.startswith(f"{part}/") and file.count("/") == 1]
+        inside = {file.partition("/")[2]: file for file in sizes if file.rpartition("/")[0] == part}
         variant = choose_variant(inside, variants)
-        if variant is None and any(file.endswith(OTHER_WEIGHTS) for file in inside):
-            others = sorted({variant_of(file.rsplit("/", 1)[-1]) or "" for file in inside} - {""})
+        if variant is None and any(map(_is_weights, inside)):
+            others = sorted({variant_of(name) or "" for name in inside} - {""})
             known = f" but of variants {', '.join(others)}" if others else ""
             raise UserError(f"model {source}: its {part} has no safetensors weights{known}")
-        for file in inside:
-            base = file.rsplit("/", 1)[-1]
-            chosen = variant_of(base) == variant if variant_of(base) is not None else not base.endswith(OTHER_WEIGHTS)
-            if chosen:
-                wanted[file] = sizes[file]
+        read = {name for name in inside if variant is not None and variant_of(name) == variant}
+        chosen = (file for name, file in inside.items() if name in read or not _is_weights(name))
+        wanted |= {file: sizes[file] for file in chosen}
     return Download(*split_id(source), wanted)
 
 
@@ -129,7 +127,7 @@ def fetch(source: str, parts: Iterable[str], variants: tuple[str, ...]) -> Path:
     wanted = plan(source, parts, variants)
     if wanted is None:
         LOG.info("the hub cannot be reached: %s is used as it was downloaded before", source)
-        return _kept(source, parts)
+        return _kept(source, parts, is_whole)
     left = missing_bytes(wanted)
     if left > 2**20:
         LOG.warning("downloading %s from the hub: %s", source, size_in_words(left))
@@ -144,32 +142,27 @@ def fetch_configurations(source: str, parts: Iterable[str]) -> Path:
     """
     sizes = _sizes(source)
     if sizes is None:
-        return _kept(source, parts)
+        return _kept(source, parts, Path.is_dir)
     inside = tuple(f"{part}/" for part in parts)
-    return _fetch(
-        Download(
-            *split_id(source),
-            {
-                file: size
-                for file, size in sizes.items()
-                if file in SMALL or (file.startswith(inside) and not _is_weights(file))
-            },
-        )
-    )
+    wanted = (file for file in sizes if file in SMALL or (file.startswith(inside) and not _is_weights(file)))
+    return _fetch(Download(*split_id(source), {file: sizes[file] for file in wanted}))
 
 
 def _is_weights(file: str) -> bool:
     return file.endswith(OTHER_WEIGHTS) or variant_of(file.rsplit("/", 1)[-1]) is not None
 
 
-def _kept(source: str, parts: Iterable[str]) -> Path:
+def _kept(source: str, parts: Iterable[str], whole: Callable[[Path], bool]) -> Path:
     """Where a model lies of which parts were downloaded before.
+
+    Args:
+        whole: whether the folder of a part has what is needed.
 
     Raises:
         UserError: they were not, or not in whole.
     """
     folder = _cached(source)
-    if missing := [part for part in parts if not is_whole(folder / part)]:
+    if missing := [part for part in parts if not whole(folder / part)]:
         raise UserError(
             f"model {source}: {', '.join(missing)} was not downloaded in whole before, "
             "and the hub cannot be reached now"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from ..errors import UserError
 from . import hub
@@ -87,6 +86,8 @@ def base_of(path: Path) -> str:
     Raises:
         UserError: it is damaged, or of something else.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from benchmarks import pipelines
 from sjc_fast import UserError, load_score_model
 from sjc_fast.cli.doctor import _model
+from sjc_fast.scores.load import embedded_folder
 from sjc_fast.scores.sizes import measure_model
 from tests.support import families, flow_families
 
@@ -79,6 +80,8 @@ def test_weights_in_eight_bits(tmp_path):
     folder = flow_families.stable_diffusion_3(tmp_path / "sd3")
     plain, narrow = load_score_model(str(folder), CPU), load_score_model(str(folder), CPU, quantize="fp8")
     kept = sum(p.numel() * p.element_size() for p in narrow.network.parameters())
+    assert plain.capturable
+    assert not narrow.capturable  # each call gets new memory
     assert kept < 0.6 * sum(p.numel() * p.element_size() for p in plain.network.parameters())
     rounded = [name for name, p in narrow.network.named_parameters() if p.dtype == torch.float8_e4m3fn]
     assert rounded
@@ -117,6 +120,7 @@ def test_sizes_of_every_kind(folder, tmp_path, capsys):
         )
         assert (found.channels, found.side) == (model.channels, model.size)
         assert found.flops > 2 * found.parameters[part]  # a multiplication and an addition a weight, at least once
+    assert measure_model(str(embedded_folder())).flops > 0
     lines = dict(_model(str(folder)))
     assert lines["a call of the network"].endswith("TFLOP an input; guidance doubles it")
 

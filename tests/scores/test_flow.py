@@ -239,6 +239,17 @@ def test_a_whole_run_writes_what_runs_write(name, tmp_path):
     assert {"turntable.mp4", "config.yaml"} <= written
 
 
+def test_sizes_that_patches_do_not_divide_are_refused(case):
+    if case.model.multiple == 1:  # Sana's patches are single latents
+        return
+    with pytest.raises(UserError, match=r"size 9: .* takes multiples of 2"):
+        Trainer(merge(TrainConfig(), {"prompt": "it", "steps": 1, "size": 9}), case.model)
+
+
+def test_which_steps_a_graph_can_hold(case):
+    assert case.model.capturable == (case.name != "z_image")
+
+
 def test_a_prompt_that_is_too_long_is_cut_with_a_warning(case, caplog):
     words = " ".join(f"word{i}" for i in range(400))
     with caplog.at_level("WARNING", "sjc_fast"):

@@ -33,6 +33,7 @@ def models(tmp_path_factory):
         "v1-5-pruned.safetensors",
         "safety_checker/model.safetensors",
         "unet/diffusion_pytorch_model.bin",
+        "unet/diffusion_pytorch_model.bin.index.json",
         "unet/diffusion_pytorch_model.non_ema.safetensors",
     ):
         (first / unwanted).write_bytes(b"x" * 3_000_000)
@@ -66,7 +67,7 @@ def test_only_what_is_needed_comes_in_the_precision_that_runs(offered, models):
     torch.testing.assert_close(answer(model), answer(load_score_model(str(models[0]), "cpu")))
     files = offered.fetched()
     assert {"unet/diffusion_pytorch_model.safetensors", "vae/config.json", "sjc_fast.json"} <= files
-    assert not [f for f in files if "fp16" in f or "non_ema" in f or f.endswith(".bin") or "safety" in f or "v1-5" in f]
+    assert not [f for f in files if "fp16" in f or "non_ema" in f or ".bin" in f or "safety" in f or "v1-5" in f]
     assert model.name == "tiny"
     assert default_config(NAME).guidance == 33.0
 
@@ -190,6 +191,19 @@ def test_a_part_without_safetensors(offered, models, tmp_path):
 )
 def test_variants_by_name(file, variant):
     assert hub.variant_of(file) == variant
+
+
+def test_which_variant_is_read():
+    files = [f"unet/diffusion_pytorch_model{v}.safetensors" for v in ("", ".fp16", ".bf16", ".non_ema")]
+    for dtype, wanted in (("torch.float16", "fp16"), ("torch.bfloat16", "bf16"), ("torch.float32", "")):
+        assert hub.choose_variant(files, hub.variants_for(dtype)) == wanted
+    assert hub.choose_variant(files[2:], hub.variants_for("torch.float32")) == "bf16"
+    assert hub.choose_variant(files[3:], hub.variants_for("torch.float32")) is None
+
+
+def test_what_is_no_id_is_not_a_proxys_fault(offered):
+    with pytest.raises(UserError, match="neither a folder that exists nor an id of the hub"):
+        hub.small_files("./no/such/folder")
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from benchmarks import pipelines
 from sjc_fast import UserError, load_score_model
-from sjc_fast.paas import rescaled
+from sjc_fast.paas import paas_score, rescaled
 from sjc_fast.runs.settings import default_config
 from sjc_fast.scene.cameras import orbit
 from sjc_fast.scene.field import VoxelField
@@ -228,6 +228,10 @@ def test_pictures_of_a_rig(model):
 
 
 def test_what_it_cannot_score_is_refused(model, base):
+    with pytest.raises(ValueError, match="with their cameras at once"):
+        paas_score(model, torch.zeros(4, 4, 8, 8), 1.0, "it")
+    with pytest.raises(ValueError, match="scores 4 views at once, and not 3"):
+        model.denoise(torch.zeros(3, 4, 8, 8), torch.ones(3), model.encode(["it"] * 3))
     tree = {"prompt": "it", "steps": 2, "size": 8, "views": 4, "field": {"resolution": 6}}
     rig = {"cameras": {"sampling": "rig"}}
     for changes, message in (

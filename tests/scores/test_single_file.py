@@ -68,6 +68,9 @@ def test_configurations_come_from_the_hub_without_weights(folder, tensors, tmp_p
     check(load_score_model(str(tmp_path / "style.safetensors"), "cpu"), load_score_model(str(folder), "cpu"))
     assert {"unet/config.json", "scheduler/scheduler_config.json"} <= offered.fetched()
     assert not [file for file in offered.fetched() if file.endswith(".safetensors")]
+    offered.stop()
+    hub._sizes.cache_clear()
+    load_score_model(str(tmp_path / "style.safetensors"), "cpu")  # they are kept
 
 
 def test_files_that_cannot_be(tensors, tmp_path, offered):

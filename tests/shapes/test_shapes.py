@@ -152,7 +152,7 @@ def test_the_recipe_trains_resumes_exactly_and_writes_a_model_that_loads(tmp_pat
     with pytest.raises(SystemExit, match="another recipe"):
         recipe.train(dataclasses.replace(halves, adamw_lr=1.0))
     one, two = (load_score_model(str(r.output), device="cpu") for r in (whole, halves))
-    for a, b in zip(one.unet.parameters(), two.unet.parameters(), strict=True):
+    for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True):
         assert torch.equal(a, b)
     assert one.preconditioning.prediction == "sample"
     batch = Pictures(bank).batch(4, torch.Generator().manual_seed(0))

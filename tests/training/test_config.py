@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,13 @@ def test_every_number_has_a_range(kind, name, dotted):
     value[name] = 10**12 if whole else value[name]
     with pytest.raises(UserError, match=f"^{dotted}.* it must be"):
         merge(TrainConfig(prompt="x"), tree).check()
+
+
+def test_lora_weights_as_they_were_given_before():
+    for given in (None, "a.safetensors", Path("a.safetensors"), ["a.safetensors"]):
+        assert merge(TrainConfig(), {"lora": given}).lora == (("a.safetensors",) if given else ())
+    one = merge(TrainConfig(prompt="x"), {"lora": "a.safetensors"})
+    assert digest(one) != digest(TrainConfig(prompt="x"))
 
 
 def test_there_are_numbers():
