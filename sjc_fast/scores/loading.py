@@ -53,6 +53,7 @@ class FolderSettings:
             patch, timestep = raw.get("pixel_patch", 1), raw.get("timestep", "nearest")
             if not isinstance(patch, int) or not 1 <= patch <= 64 or timestep not in ("nearest", "interpolated"):
                 raise ValueError(f"pixel_patch {patch} or timestep {timestep!r}")
+            guidance = raw.get("defaults", {}).get("guidance")
             personal = {"prompt", "model", "output", "resume", "device", "seed"} & set(raw.get("defaults", {}))
             if personal:
                 raise ValueError(f"defaults may not set {', '.join(sorted(personal))}")
@@ -63,7 +64,7 @@ class FolderSettings:
                 vocabulary=vocabulary,
                 scenes=str(raw.get("scenes", "")),
                 defaults=dict(raw.get("defaults", {})),
-                guidance=raw.get("defaults", {}).get("guidance"),
+                guidance=float(guidance) if isinstance(guidance, int | float) else None,
             )
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} is not valid: {error}") from None

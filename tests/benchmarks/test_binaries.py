@@ -34,7 +34,7 @@ def test_nothing_spills(rows):
     assert len(of(rows, "")) == 34
     for row in rows:
         many = row["name"].startswith("march_backward fp32 C=32")  # 32 gradients and 16 sums a lane
-        assert row["stack"] <= (64 if many else 0), row
+        assert row["stack"] <= (96 if many else 0), row
 
 
 @pytest.mark.slow
