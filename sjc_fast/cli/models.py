@@ -11,7 +11,7 @@ import torch
 from ..errors import UserError
 from ..scores import hub
 from ..scores.assembly import needed_parts
-from ..scores.convert import STABLE_DIFFUSION_2, convert_mvdream
+from ..scores.convert import convert_mvdream
 from ..scores.families import ADAPTERS, adapter_of
 from ..scores.load import EMBEDDED, STABLE_DIFFUSION, embedded_folder, model_folder
 from ..scores.loading import FolderSettings, PartLoader
@@ -28,7 +28,7 @@ class ModelsOptions:
     """Of what is downloaded; default what this machine would use."""
     convert: Path | None = None
     """Make a model folder of this checkpoint of MVDream, a .safetensors or .pt file."""
-    base: str = STABLE_DIFFUSION_2
+    base: str = hub.STABLE_DIFFUSION_2
     """With --convert: where its text encoder, VAE and noise table come from, Stable Diffusion 2.1."""
     output: Path = Path("mvdream")
     """With --convert: the folder."""

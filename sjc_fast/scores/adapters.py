@@ -107,7 +107,7 @@ class Adapter:
         tokens, width, vectors = self.words()
         return tokens + sum(-(-length // width) for length in vectors), width
 
-    def widths(self, said: Said) -> Widths:  # noqa: ARG002
+    def widths(self) -> Widths:
         """What must fit between the network and its text encoders."""
         return {"cross_attention_dim": [("text_encoder", "hidden_size")]}
 
@@ -117,7 +117,7 @@ class Adapter:
         Raises:
             UserError: which.
         """
-        for setting, numbers in self.widths(said).items():
+        for setting, numbers in self.widths().items():
             wanted, found = self.config.get(setting), [said(part, name) for part, name in numbers]
             if found and isinstance(wanted, int) and None not in found and sum(found) != wanted:
                 parts = " and ".join(part for part, _ in numbers)
@@ -171,7 +171,7 @@ class SdxlAdapter(Adapter):
     def words(self) -> tuple[int, Any, tuple[int, ...]]:
         return CLIP_TOKENS, self.config.get("cross_attention_dim"), (self.pooled,)
 
-    def widths(self, said: Said) -> Widths:  # noqa: ARG002
+    def widths(self) -> Widths:
         states = [("text_encoder", "hidden_size"), ("text_encoder_2", "hidden_size")]
         return {"cross_attention_dim": states, "pooled": [("text_encoder_2", "projection_dim")]}
 
@@ -213,7 +213,7 @@ class DeepFloydAdapter(Adapter):
     def words(self) -> tuple[int, Any, tuple[int, ...]]:
         return self.TOKENS, self.config.get("encoder_hid_dim") or self.config.get("cross_attention_dim"), ()
 
-    def widths(self, said: Said) -> Widths:  # noqa: ARG002
+    def widths(self) -> Widths:
         return {"encoder_hid_dim": [("text_encoder", "d_model")]}
 
     def load_text(self, loader: PartLoader) -> TextEncoder:
@@ -253,7 +253,7 @@ class PixArtAdapter(Adapter):
     def words(self) -> tuple[int, Any, tuple[int, ...]]:
         return self.TOKENS, self.config.get("caption_channels"), (self.TOKENS,)
 
-    def widths(self, said: Said) -> Widths:  # noqa: ARG002
+    def widths(self) -> Widths:
         return {"caption_channels": [("text_encoder", "d_model")]}
 
     def load_text(self, loader: PartLoader) -> TextEncoder:

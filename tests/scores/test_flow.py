@@ -14,6 +14,7 @@ from sjc_fast.training.config import TrainConfig, merge
 from sjc_fast.training.trainer import Trainer
 from tests.support import flow_families
 from tests.support.command import QUICK, sjc
+from tests.support.runs import assert_renderers_agree
 
 PROMPTS = ["a red cube", "it"]
 CPU = torch.device("cpu")
@@ -156,16 +157,9 @@ def test_a_fitted_map_finds_what_is_linear():
 
 @pytest.mark.slow
 def test_a_run_by_every_renderer(case):
-    logs = []
-    for backend in ("reference", "cpu", *(("triton",) if case.name == "stable_diffusion_3" else ())):
-        tree = {"prompt": "it", "steps": 3, "size": 8, "guidance": 5.0, "backend": backend, "field": {"resolution": 6}}
-        run = Trainer(merge(merge(TrainConfig(), PRESETS["paper"]), tree), case.model)
-        for _ in run.remaining():
-            pass
-        logs.append(run.log)
-    assert bool(logs[0].isfinite().all())
-    for log in logs[1:]:
-        torch.testing.assert_close(log, logs[0], rtol=1e-3, atol=1e-4)
+    backends = ("reference", "cpu", *(("triton",) if case.name == "stable_diffusion_3" else ()))
+    config = merge(merge(TrainConfig(), PRESETS["paper"]), {"size": 8, "guidance": 5.0})
+    assert_renderers_agree(case.model, config, backends)
 
 
 def test_bfloat16_where_the_network_was_made_for_it(case):

@@ -47,11 +47,7 @@ def offered(models, tmp_path, monkeypatch):
     with Hub() as served:
         served.add(NAME, models[0])
         served.add(NAME, models[1], "v2")
-        # What the client reads from the environment when it is imported.
-        template = f"{served.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", served.endpoint)
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        served.redirect(monkeypatch, tmp_path / "cache")
         hub._sizes.cache_clear()
         yield served
     hub._sizes.cache_clear()

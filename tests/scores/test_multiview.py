@@ -21,6 +21,7 @@ from sjc_fast.training.config import TrainConfig, digest, merge
 from sjc_fast.training.schedule import draw_schedule
 from sjc_fast.training.trainer import Trainer
 from tests.support.ldm import original_names
+from tests.support.runs import assert_renderers_agree
 
 CPU = torch.device("cpu")
 CAMERA = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 16}
@@ -205,16 +206,7 @@ def test_guidance_is_rescaled_over_the_views_of_a_rig():
 
 @pytest.mark.slow
 def test_a_run_by_every_renderer(model, folder):
-    logs, config = [], default_config(str(folder))
-    for backend in ("reference", "cpu", "triton"):
-        tree = {"prompt": "it", "steps": 3, "size": 8, "backend": backend, "field": {"resolution": 6}}
-        run = Trainer(merge(config, tree), model)
-        for _ in run.remaining():
-            pass
-        logs.append(run.log)
-    assert bool(logs[0].isfinite().all())
-    for log in logs[1:]:
-        torch.testing.assert_close(log, logs[0], rtol=1e-3, atol=1e-4)
+    assert_renderers_agree(model, merge(default_config(str(folder)), {"size": 8}))
 
 
 def test_pictures_of_a_rig(model):

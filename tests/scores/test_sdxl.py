@@ -13,8 +13,8 @@ from sjc_fast.runs.settings import PRESETS
 from sjc_fast.scores.fused_unet import FusedUNet, obstacle
 from sjc_fast.scores.text import pack
 from sjc_fast.training.config import TrainConfig, merge
-from sjc_fast.training.trainer import Trainer
 from tests.support import families
+from tests.support.runs import assert_renderers_agree
 
 PROMPTS = ["a red cube", "it"]
 
@@ -126,17 +126,7 @@ def test_the_fused_call_answers_as_diffusers_own(pipe):
 
 @pytest.mark.slow
 def test_a_run_by_every_renderer(model):
-    """The same field by the compiled renderer, the reference, and the fused step in Triton."""
-    fields = {}
-    for backend in ("reference", "cpu", "triton"):
-        tree = {"prompt": "it", "steps": 3, "size": 8, "guidance": 5.0, "backend": backend, "field": {"resolution": 6}}
-        run = Trainer(merge(merge(TrainConfig(), PRESETS["paper"]), tree), model)
-        for _ in run.remaining():
-            pass
-        fields[backend] = run
-    plain = fields["reference"]
-    for backend in ("cpu", "triton"):
-        torch.testing.assert_close(fields[backend].log, plain.log, rtol=1e-3, atol=1e-4)
+    assert_renderers_agree(model, merge(merge(TrainConfig(), PRESETS["paper"]), {"size": 8, "guidance": 5.0}))
 
 
 def test_folders_of_other_kinds_are_refused_in_one_line(folder, tmp_path):

@@ -38,10 +38,7 @@ def offered(folder, tmp_path, monkeypatch):
     """The base model on a hub, with an empty cache."""
     with Hub() as served:
         served.add("stable-diffusion-v1-5/stable-diffusion-v1-5", folder)
-        template = f"{served.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", served.endpoint)
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        served.redirect(monkeypatch, tmp_path / "cache")
         hub._sizes.cache_clear()
         yield served
     hub._sizes.cache_clear()

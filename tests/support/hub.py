@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 
 class Request(NamedTuple):
     """What was asked."""
@@ -65,6 +67,13 @@ class Hub:
     def add(self, name: str, folder: Path, revision: str = "main") -> None:
         """Offer a folder as a model."""
         self.models.setdefault(name, {})[revision] = folder
+
+    def redirect(self, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+        """Send the client here, with an empty cache: what it reads from the environment when it is imported."""
+        template = f"{self.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", self.endpoint)
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
 
     def fetched(self) -> set[str]:
         """Files whose content was sent."""
