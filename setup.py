@@ -60,6 +60,8 @@ setup(
     extras_require={
         "xformers": [f"xformers>=0.0.30; {LINUX}"],
         "wandb": ["wandb>=0.19"],
+        "farm": ["ray>=2.50"],
+        "s3": ["s3fs>=2024.6"],
         "dev": [
             "pytest>=8",
             "pytest-benchmark>=4",
@@ -72,6 +74,9 @@ setup(
             "plyfile>=1.0",
             "playwright>=1.48",
             "wandb>=0.19",
+            "ray>=2.50",
+            "s3fs>=2024.6",
+            "moto[server]>=5.1",
         ],
     },
     entry_points={"console_scripts": ["sjc-fast=sjc_fast.cli:main"]},

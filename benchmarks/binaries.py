@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -95,9 +95,19 @@ def variants() -> list[Variant]:
     for precision, views in (("fp32", 1), ("fp16", 1), ("fp16", 8), ("fp16", 64)):
         found += _march_pair(f"{precision}, {views} x 64^2", 4, False, views * 64 * 64, f"*{precision}")
     found += _march_pair("fp32 C=3 colors, 1 x 64^2", 3, True, 64 * 64, "*fp32")
+    found += [_stacked(variant) for variant in found[:2]]
     for channels in (16, 32):
         found += _march_pair(f"fp32 C={channels}, 1 x 64^2", channels, False, 64 * 64, "*fp32")
-    constants = {"C": 4, "STRIDE": 4, "SIGMOID": False, "TEXTURE": True, "SKIP": True, "SEGMENTS": 1, "LANES": 1}
+    constants = {
+        "C": 4,
+        "STRIDE": 4,
+        "SIGMOID": False,
+        "TEXTURE": True,
+        "STACKED": False,
+        "SKIP": True,
+        "SEGMENTS": 1,
+        "LANES": 1,
+    }
     constants |= launch.tile_of(32, 512) | {"TEST": 4}
     found.append(
         Variant("march_forward skipping", march.march_forward, constants, {}, registers=launch.FORWARD_REGISTERS[0])
@@ -136,7 +146,7 @@ def variants() -> list[Variant]:
     found.append(Variant("optimizer with bricks", adamax.optimizer_kernel, refresh, pointers, warps=4))
     parts = {"ADAM": False, "ROWS": ((1, 1, 0), (1, 1, 0), (1, 1, 0), (16, 1, 4)), "BLOCK": adamax.BLOCK_SIZE}
     tuples = dict.fromkeys(("parameters", "grads", "firsts", "seconds"), ("*fp32",) * 4)
-    tuples |= {"rates": ("*fp64",) * 4, "counts": ("i32",) * 4, "step": "*i64"}
+    tuples |= {"rates": ("*fp64",) * 4, "counts": ("i32",) * 4, "apart": ("i32",) * 4, "step": "*i64"}
     found.append(Variant("adamax of a field", adamax.optimizer_parts_kernel, parts, tuples, warps=4))
     finish = {"ray_slots": "*i32", "given": "*i64", "slots": "*i64"}
     found.append(Variant("finish_views", march.finish_views, {"GIVEN": True, "BLOCK": 4096}, finish, warps=16))
@@ -155,6 +165,12 @@ def variants() -> list[Variant]:
     found += _unet_variants()
     found.append(Variant("brick_maximum", bricks.brick_kernel, {"COUNT": 1}, {"bricks": "i32"}, warps=4))
     return found
+
+
+def _stacked(variant: Variant) -> Variant:
+    """The same for views of several grids."""
+    constants, types = variant.constants | {"STACKED": True}, variant.types | {"asset": "*i64"}
+    return replace(variant, name=variant.name.replace("1 x", "stacked, 8 x"), constants=constants, types=types)
 
 
 def _unet_variants() -> list[Variant]:
@@ -182,6 +198,7 @@ def _march_pair(label: str, channels: int, sigmoid: bool, rays: int, pointer: st
         "STRIDE": channels,
         "SIGMOID": sigmoid,
         "TEXTURE": True,
+        "STACKED": False,
         "SEGMENTS": segments,
         "LANES": lanes,
     }

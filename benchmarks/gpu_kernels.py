@@ -284,7 +284,7 @@ def rates(s: Session) -> dict[str, Any]:
 
 def training_step(field, cameras, size: int, half: bool):
     """Forward, backward and optimizer of one training step as closures over persistent buffers; no autograd."""
-    scene = Scene(*(t.detach() for t in scene_of(field, cameras)))
+    scene = scene_of(field, cameras).detach()
     masters = [t.clone() for t in (scene.density, scene.features, scene.background, scene.log_scale)]
     density, features, background, log_scale = masters
     reads = [t.half() if half else t.clone() for t in (density, features)]

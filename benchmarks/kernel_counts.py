@@ -21,7 +21,7 @@ SIZE, RESOLUTION, ARCH = 64, 100, 90
 
 def count(solid: bool) -> dict[str, dict[str, Any]]:
     """Counts by kernel of a view and its way back."""
-    from sjc_fast.kernels.contract import Gradients, Scene, Upstream
+    from sjc_fast.kernels.contract import Gradients, Upstream
     from sjc_fast.kernels.march import march_accumulate, march_forward
     from sjc_fast.rendering.fused import march_settings, scene_of
     from sjc_fast.scene.cameras import ring
@@ -33,7 +33,7 @@ def count(solid: bool) -> dict[str, dict[str, Any]]:
         z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
         with torch.no_grad():
             field.density += (0.6 - (x * x + y * y + z * z).sqrt()).clamp(-0.2, 0.2) * 100
-    scene = Scene(*(t.detach() for t in scene_of(field, ring(1, 20.0, 1.5, 60.0))))
+    scene = scene_of(field, ring(1, 20.0, 1.5, 60.0)).detach()
     settings = march_settings(field, "triton", 10.0)
     grads = Gradients(
         torch.zeros_like(scene.density), torch.zeros(*scene.density.shape, 4), torch.zeros(4, 4, 4), torch.zeros(())

@@ -20,15 +20,22 @@ MOST_CHANNELS, GROUP = 32, 4
 
 
 class Scene(NamedTuple):
-    """A voxel grid and V cameras, as the march reads them."""
+    """A voxel grid and V cameras, as the march reads them; or G grids of one shape in one box."""
 
-    density: Tensor  # [D, H, W] raw; float32, float16 or bfloat16
-    features: Tensor  # [D, H, W, C] raw, C to 32; a voxel's contiguous, voxels C or the next multiple of 4 apart
-    background: Tensor  # [C, 4, 4] texture over ray directions, or [V, C] plain
-    log_scale: Tensor  # [] density is softplus(exp(log_scale) r + shift)
+    density: Tensor  # [D, H, W] raw; float32, float16 or bfloat16. With `asset`, [G, D, H, W]
+    features: (
+        Tensor  # [D, H, W, C] raw, C to 32; a voxel's contiguous, voxels C or the next multiple of 4 apart. Or [G, …]
+    )
+    background: Tensor  # [C, 4, 4] texture over ray directions, or [G, …]; or [V, C] plain
+    log_scale: Tensor  # [] density is softplus(exp(log_scale) r + shift); or [G]
     c2w: Tensor  # [V, 4, 4] camera-to-world, OpenGL axes
     fov: Tensor  # [V] degrees across the width
     box: Tensor  # [2, 3] minimum and maximum corner
+    asset: Tensor | None = None  # [V] int64, the grid that each view shows; None: there is one
+
+    def detach(self) -> Scene:
+        """The same without gradients."""
+        return Scene(*(None if t is None else t.detach() for t in self))  # pyright: ignore[reportArgumentType]
 
 
 class Quadrature(NamedTuple):
@@ -71,7 +78,7 @@ class Upstream(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of the loss by the scene, float32 (or int64, in fixed point); added to."""
+    """Gradients of the loss by the scene, float32 (or int64, in fixed point); added to. With G grids, [G, …] each."""
 
     density: Tensor  # [D, H, W]
     features: Tensor  # [D, H, W, C'], C' = padded(C)
@@ -85,8 +92,9 @@ def padded(channels: int) -> int:
 
 
 def gradient_shapes(grid: Sequence[int], channels: int) -> tuple[tuple[int, ...], ...]:
-    """Of `Gradients`, for a grid [D, H, W]."""
-    return tuple(grid), (*grid, padded(channels)), (4, 4, padded(channels)), ()
+    """Of `Gradients`, for a grid [D, H, W] or [G, D, H, W]."""
+    grids = tuple(grid[:-3])
+    return tuple(grid), (*grid, padded(channels)), (*grids, 4, 4, padded(channels)), grids
 
 
 def state_shape(views: int, channels: int, pixels: int, segments: int) -> tuple[int, ...]:

@@ -123,6 +123,7 @@ def denoise_copies(
 
     Args:
         unconditional: [1, ...] for all, or [V, ...].
+        guidance: one scale for all, or [V].
         rescale: how far the contrast of guided pictures is brought back; see `rescaled`.
         together: views that are one picture then.
     """
@@ -135,6 +136,8 @@ def denoise_copies(
     avoided = unconditional.to(rows).expand_as(condition).repeat_interleave(copies, dim=0)
     both = torch.cat([rows, avoided])
     cond, uncond = model.denoise(torch.cat([noisy, noisy]), torch.cat([level, level]), both).float().chunk(2)
+    if isinstance(guidance, Tensor) and guidance.ndim:
+        guidance = guidance.repeat_interleave(copies)[:, None, None, None]
     guided = (uncond + guidance * (cond - uncond)).reshape(noise.shape)
     return rescaled(guided, cond.reshape(noise.shape), rescale, together) if rescale else guided
 

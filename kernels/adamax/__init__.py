@@ -23,7 +23,10 @@ from .layout import gradient_rows
 
 
 class Move(NamedTuple):
-    """What moves in a step of several parameters; all of it float32, on one device."""
+    """What moves in a step of several parameters; all of it float32, on one device.
+
+    Of S objects at once, each with a rate and a number of its step: [S, …] all of them, `rate` [S].
+    """
 
     param: Tensor  # contiguous
     grad: Tensor  # like param, in rows of any two strides; zeroed
@@ -83,16 +86,16 @@ def adam_step(
 
 def adamax_steps(
     moves: list[Move],
-    step: Tensor,  # [] number of this step, from 1, on the device
+    step: Tensor,  # [] number of this step, from 1, on the device; or [S]
     *,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     backend: str | None = None,
 ) -> Tensor:
-    """`adamax_step` of several parameters.
+    """`adamax_step` of several parameters, or with step [S] of those of S objects.
 
     Returns:
-        [n] partial sums of all new values: finite where every one of them is.
+        [n] or [S, n] partial sums of all new values: finite where every one of them is.
 
     Raises:
         ValueError: no parameter, or tensors whose layouts, types or shapes do not fit.
@@ -121,7 +124,9 @@ def _take(
         _check(move.param, move.param, move.first, move.second, None, None)
         if move.grad.shape != move.param.shape or move.grad.dtype != torch.float32:
             raise ValueError("a gradient must be float32, and have the parameter's shape")
-        gradient_rows(move.grad)
+        if move.rate.shape != step.shape or step.ndim > 1 or (step.ndim and move.param.shape[:1] != step.shape):
+            raise ValueError("rates and step are one number each, or one for each of as many objects")
+        gradient_rows(move.grad[0] if step.ndim else move.grad)
     lists = [list(parts) for parts in zip(*moves, strict=True)]
     return _update_parts(*lists, step, *betas, eps, adam, choose_backend(moves[0].param, backend))
 
@@ -193,4 +198,5 @@ def _(
     params: list[Tensor], grads: list[Tensor], firsts: list[Tensor], seconds: list[Tensor], rates: list[Tensor],
     step: Tensor, beta1: float, beta2: float, epsilon: float, adam: bool, backend: str,
 ) -> Tensor:  # fmt: skip
-    return params[0].new_empty(implementation("adamax", backend).count_sums(params))
+    one = [param[0] for param in params] if step.ndim else params
+    return params[0].new_empty((*step.shape, implementation("adamax", backend).count_sums(one)))

@@ -85,10 +85,11 @@ def optimizer_parts_kernel(
     grads,
     firsts,
     seconds,
-    rates,
-    counts,
-    step,
-    sums,  # [programs] of the new values
+    rates,  # [objects]
+    counts,  # numbers of an object
+    apart,  # from one object's gradients to the next's
+    step,  # [objects]
+    sums,  # [objects, programs] of the new values
     rest1,
     beta2,
     rest2,
@@ -99,8 +100,9 @@ def optimizer_parts_kernel(
     ROWS: tl.constexpr,  # a parameter's (numbers in a row, and strides of rows and of numbers in its gradient)
     BLOCK: tl.constexpr,
 ):
-    """One block of elements of one of several parameters, whose blocks follow each other."""
+    """One block of elements of one of several parameters, whose blocks follow each other; grid (blocks, objects)."""
     program = tl.program_id(0)
+    which = tl.program_id(1).to(tl.int64)
     begin = 0
     for k in tl.static_range(len(ROWS)):
         blocks = tl.cdiv(counts[k], BLOCK)
@@ -108,11 +110,12 @@ def optimizer_parts_kernel(
             i = (program - begin) * BLOCK + tl.arange(0, BLOCK)
             mask = i < counts[k]
             where = i // ROWS[k][0] * ROWS[k][1] + i % ROWS[k][0] * ROWS[k][2]
+            skip = which * counts[k]
             value = move(
-                parameters[k], grads[k], firsts[k], seconds[k], rates[k], step, i, where, mask,
-                rest1, beta2, rest2, decay1, decay2, epsilon, ADAM,
+                parameters[k] + skip, grads[k] + which * apart[k], firsts[k] + skip, seconds[k] + skip,
+                rates[k] + which, step + which, i, where, mask, rest1, beta2, rest2, decay1, decay2, epsilon, ADAM,
             )  # fmt: skip
-            tl.store(sums + program, tl.sum(tl.where(mask, value, 0.0)))
+            tl.store(sums + which * tl.num_programs(0) + program, tl.sum(tl.where(mask, value, 0.0)))
         begin += blocks
 
 

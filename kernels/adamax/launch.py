@@ -47,7 +47,7 @@ def update(
 
 
 def count_sums(params: list[Tensor]) -> int:
-    """Partial sums that `update_parts` returns: one a program."""
+    """Partial sums that `update_parts` returns of an object's parameters: one a program."""
     return sum(-(-param.numel() // BLOCK_SIZE) for param in params)
 
 
@@ -63,13 +63,18 @@ def update_parts(
     adam: bool,
 ) -> Tensor:
     """See `sjc_fast.kernels.adamax`."""
-    counts, programs = tuple(param.numel() for param in params), count_sums(params)
-    sums = torch.empty(programs, device=params[0].device)
+    stacked = step.ndim > 0
+    own = [param[0] for param in params] if stacked else params
+    counts, programs = tuple(param.numel() for param in own), count_sums(own)
+    sums = torch.empty(*step.shape, programs, device=params[0].device)
     beta1, beta2 = betas
+    apart = tuple(grad.stride(0) if stacked else 0 for grad in grads)
+    rows = tuple(gradient_rows(grad[0] if stacked else grad) for grad in grads)
     with torch.cuda.device_of(params[0]):
-        launch(optimizer_parts_kernel, programs)(
-            tuple(params), tuple(grads), tuple(firsts), tuple(seconds), tuple(rates), counts, step, sums,
+        launch(optimizer_parts_kernel, programs, step.numel())(
+            tuple(params), tuple(grads), tuple(firsts), tuple(seconds), tuple(rate.contiguous() for rate in rates),
+            counts, apart, step.contiguous(), sums,
             1 - beta1, beta2, 1 - beta2, -math.log(beta1), -math.log(beta2), epsilon, ADAM=adam,
-            ROWS=tuple(gradient_rows(grad) for grad in grads), BLOCK=BLOCK_SIZE, **(OPTIONS | {"num_warps": 4}),
+            ROWS=rows, BLOCK=BLOCK_SIZE, **(OPTIONS | {"num_warps": 4}),
         )  # fmt: skip
     return sums

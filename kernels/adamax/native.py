@@ -48,6 +48,12 @@ def update_parts(
     adam: bool,
 ) -> Tensor:
     """See `sjc_fast.kernels.adamax`."""
+    if step.ndim:
+        lists = (params, grads, firsts, seconds, rates)
+        every = ([[part[s] for part in parts] for parts in lists] for s in range(len(step)))
+        return torch.stack(
+            [update_parts(*own, step[s], betas, epsilon, adam) for s, own in enumerate(every)]  # pyright: ignore
+        )
     for param, grad, first, second, rate in zip(params, grads, firsts, seconds, rates, strict=True):
         inner, far, near = gradient_rows(grad)
         if near == 1 and inner == grad.shape[-1]:  # rows with their padding, as the C++ code takes them

@@ -7,18 +7,21 @@ namespace sjc_fast {
 
 constexpr int TILE = 8;  // pixels a side
 
-// A voxel grid, cameras, and how to march; all tensors contiguous float32.
+// Voxel grids of one shape, cameras, and how to march; all tensors contiguous float32. There is one grid, or [G] of
+// them.
 struct Scene {
   const float* density;                // [D, H, W]
   const float* features;               // [D, H, W, C], C padded to groups of four where it is not 3
   const float* background;             // [C, 4, 4] if texture, else [V, C]
+  const int64_t* asset;                // [V] the grid of each view; null: there is one
+  const float* scales;                 // exp(log_scale) of each grid
   const float* c2w;                    // [V, 4, 4]
   const float* fov;                    // [V] degrees
   const float* box;                    // [2, 3]
   const uint8_t* empty;                // [D / 8 + 1, H / 8 + 1, W / 8 + 1]: bricks that may be skipped; null: none
   int channels, depth, height, width;  // of the grid
   int views, rows, columns;            // of the images
-  float scale;                         // exp(log_scale)
+  float scale;                         // of the one grid that is looked at
   float shift, step, beta;
   bool sigmoid, texture;
 };
@@ -61,8 +64,8 @@ struct Samples {
 };
 
 struct Gradients {
-  float* density;   // [D, H, W], added to
-  float* features;  // [D, H, W, 4 groups], added to
+  float* density;   // [D, H, W] of each grid, added to
+  float* features;  // [D, H, W, 4 groups] likewise
 };
 
 // What a tile of an image adds to texture [y, x, channel] and log-scale.
@@ -91,8 +94,8 @@ struct Kernels {
   void (*rays)(const Scene&, const Image&, int64_t tile, Ray* rays);
   // Gradients at the samples of a tile of the chunk.
   void (*gradients)(const Scene&, const Image&, const Upstream&, const Samples&, int64_t tile, TileSums*);
-  // Samples to voxels of the planes [from, to) along z, ray by ray in order.
-  void (*scatter)(const Scene&, const Upstream&, const Samples&, const Gradients&, int from, int to);
+  // Samples to voxels of the planes [from, to) along z of a grid, ray by ray in order.
+  void (*scatter)(const Scene&, const Upstream&, const Samples&, const Gradients&, int64_t grid, int from, int to);
   void (*update)(const Update&, int64_t from, int64_t to);
 };
 

@@ -56,18 +56,21 @@ struct Held {
 
 Scene scene_of(
     Held& held, const Tensor& density, const Tensor& features, const Tensor& background, const Tensor& log_scale,
-    const Tensor& c2w, const Tensor& fov, const Tensor& box, int64_t height, int64_t width, double step, double shift,
-    bool sigmoid, double beta) {
+    const Tensor& c2w, const Tensor& fov, const Tensor& box, const OptionalTensor& asset, int64_t height, int64_t width,
+    double step, double shift, bool sigmoid, double beta) {
   Scene s{};
-  const int64_t channels = features.size(3), padding = channels == 3 ? 0 : -channels & 3;
+  const int64_t channels = features.size(-1), padding = channels == 3 ? 0 : -channels & 3;
   s.density = held(density), s.background = held(background);
   s.features = held(padding ? at::constant_pad_nd(features, {0, padding}) : features);
   s.c2w = held(c2w), s.fov = held(fov), s.box = held(box);
-  s.channels = channels, s.depth = density.size(0), s.height = density.size(1), s.width = density.size(2);
+  if (asset) s.asset = held.operator()<int64_t>(*asset);
+  s.channels = channels, s.depth = density.size(-3), s.height = density.size(-2), s.width = density.size(-1);
   s.views = c2w.size(0), s.rows = height, s.columns = width;
-  s.scale = std::exp(log_scale.item<float>());
+  Tensor scales = at::empty({log_scale.numel()}, at::kFloat);
+  for (int64_t i = 0; i < scales.numel(); ++i) scales[i] = std::exp(log_scale.reshape(-1)[i].item<float>());
+  s.scales = held(scales);
   s.shift = shift, s.step = step, s.beta = beta;
-  s.sigmoid = sigmoid, s.texture = background.dim() == 3;
+  s.sigmoid = sigmoid, s.texture = background.dim() > 2;
   return s;
 }
 
@@ -78,11 +81,11 @@ int64_t tiles_of(const Scene& s) {
 // Features, depth, opacity, penalty, d_emptiness, slots, stop.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> march_forward(
     const Tensor& density, const Tensor& features, const Tensor& background, const Tensor& log_scale, const Tensor& c2w,
-    const Tensor& fov, const Tensor& box, const OptionalTensor& empty, int64_t height, int64_t width, double step,
-    double shift, bool sigmoid, double beta) {
+    const Tensor& fov, const Tensor& box, const OptionalTensor& asset, const OptionalTensor& empty, int64_t height,
+    int64_t width, double step, double shift, bool sigmoid, double beta) {
   Held held;
   Scene scene = scene_of(
-      held, density, features, background, log_scale, c2w, fov, box, height, width, step, shift, sigmoid, beta);
+      held, density, features, background, log_scale, c2w, fov, box, asset, height, width, step, shift, sigmoid, beta);
   if (empty) scene.empty = held.operator()<uint8_t>(*empty);
   const auto real = density.options().dtype(at::kFloat), whole = density.options().dtype(at::kInt);
   const auto plane = [&](const at::TensorOptions& options) { return at::empty({scene.views, height, width}, options); };
@@ -120,28 +123,32 @@ std::vector<int> divide_planes(const Scene& scene, const Samples& samples, int64
   return bounds;
 }
 
-// Adds the gradients of a chunk.
+// Adds the gradients of a chunk. Threads share the grids out, or the planes where there are fewer grids than threads;
+// the order of the sums in a voxel is the same either way.
 void backward_chunk(
-    const Scene& scene, const Image& image, const Upstream& upstream, const Gradients& grads, const Samples& samples,
-    TileSums* sums) {
+    const Scene& scene, const Image& image, const Upstream& upstream, const Gradients& grads, int64_t grids,
+    const Samples& samples, TileSums* sums) {
   for_each(samples.tiles, [&](int64_t i) { kernels().gradients(scene, image, upstream, samples, i, sums + i); });
-  const std::vector<int> bounds = divide_planes(scene, samples, at::get_num_threads());
-  for_each(bounds.size() - 1, [&](int64_t i) {
-    kernels().scatter(scene, upstream, samples, grads, bounds[i], bounds[i + 1]);
+  const int64_t threads = at::get_num_threads();
+  const std::vector<int> bounds =
+      grids < threads ? divide_planes(scene, samples, threads) : std::vector<int>{0, scene.depth};
+  const int64_t parts = bounds.size() - 1;
+  for_each(grids * parts, [&](int64_t i) {
+    kernels().scatter(scene, upstream, samples, grads, i / parts, bounds[i % parts], bounds[i % parts + 1]);
   });
 }
 
 void march_backward(
     const Tensor& grad_density, const Tensor& grad_features, const Tensor& grad_texture, const Tensor& grad_log_scale,
     const Tensor& density, const Tensor& features, const Tensor& background, const Tensor& log_scale, const Tensor& c2w,
-    const Tensor& fov, const Tensor& box, const Tensor& out_features, const Tensor& out_depth,
-    const Tensor& out_opacity, const Tensor& d_emptiness, const Tensor& out_stop, const Tensor& v_features,
-    const OptionalTensor& v_depth, const OptionalTensor& v_opacity, const Tensor& v_penalty, double step, double shift,
-    bool sigmoid, double beta) {
+    const Tensor& fov, const Tensor& box, const OptionalTensor& asset, const Tensor& out_features,
+    const Tensor& out_depth, const Tensor& out_opacity, const Tensor& d_emptiness, const Tensor& out_stop,
+    const Tensor& v_features, const OptionalTensor& v_depth, const OptionalTensor& v_opacity, const Tensor& v_penalty,
+    double step, double shift, bool sigmoid, double beta) {
   Held held;
   const int64_t height = out_features.size(2), width = out_features.size(3);
   const Scene scene = scene_of(
-      held, density, features, background, log_scale, c2w, fov, box, height, width, step, shift, sigmoid, beta);
+      held, density, features, background, log_scale, c2w, fov, box, asset, height, width, step, shift, sigmoid, beta);
   const Image image{const_cast<float*>(held(out_features)), const_cast<float*>(held(out_depth)),
                     const_cast<float*>(held(out_opacity)),  nullptr,
                     const_cast<float*>(held(d_emptiness)),  nullptr,
@@ -170,7 +177,7 @@ void march_backward(
   chunks.push_back(tiles);
 
   const Tensor at_density = at::empty({most}, grad_density.options());
-  const int64_t padded = grad_features.size(3), texels = 16 * padded;
+  const int64_t padded = grad_features.size(-1), grids = grad_log_scale.numel(), texels = 16 * padded;
   const Tensor at_features = at::empty({most * (sigmoid ? padded : 1)}, grad_density.options());
   const Tensor textures = at::zeros({tiles, texels}, grad_density.options());
   std::vector<TileSums> sums(tiles);
@@ -179,15 +186,16 @@ void march_backward(
     const Samples samples{
         rays.data() + chunks[c] * RAYS, chunks[c + 1] - chunks[c], at_density.data_ptr<float>(),
         at_features.data_ptr<float>()};
-    backward_chunk(scene, image, upstream, grads, samples, sums.data() + chunks[c]);
+    backward_chunk(scene, image, upstream, grads, grids, samples, sums.data() + chunks[c]);
   }
-  double of_scale = 0;
-  float* texture = grad_texture.data_ptr<float>();
-  for (const TileSums& tile : sums) {
-    of_scale += tile.log_scale;
-    for (int64_t i = 0; i < texels; ++i) texture[i] += tile.texture[i];
+  std::vector<double> of_scale(grids, 0.);
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t grid = scene.asset ? scene.asset[rays[t * RAYS].view] : 0;
+    of_scale[grid] += sums[t].log_scale;
+    float* texture = grad_texture.data_ptr<float>() + grid * texels;
+    for (int64_t i = 0; i < texels; ++i) texture[i] += sums[t].texture[i];
   }
-  *grad_log_scale.data_ptr<float>() += of_scale;
+  for (int64_t grid = 0; grid < grids; ++grid) grad_log_scale.data_ptr<float>()[grid] += of_scale[grid];
 }
 
 void optimizer_step(
@@ -212,14 +220,15 @@ void optimizer_step(
 TORCH_LIBRARY(sjc_fast_cpu, m) {
   m.def(
       "march_forward(Tensor density, Tensor features, Tensor background, Tensor log_scale, Tensor c2w, Tensor fov, "
-      "Tensor box, Tensor? empty, int height, int width, float step, float density_shift, bool sigmoid, float beta) "
+      "Tensor box, Tensor? asset, Tensor? empty, int height, int width, float step, float density_shift, bool sigmoid, "
+      "float beta) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "march_backward(Tensor(a!) grad_density, Tensor(b!) grad_features, Tensor(c!) grad_texture, "
       "Tensor(d!) grad_log_scale, Tensor density, Tensor features, Tensor background, Tensor log_scale, Tensor c2w, "
-      "Tensor fov, Tensor box, Tensor out_features, Tensor out_depth, Tensor out_opacity, Tensor d_emptiness, "
-      "Tensor out_stop, Tensor v_features, Tensor? v_depth, Tensor? v_opacity, Tensor v_penalty, float step, "
-      "float density_shift, bool sigmoid, float beta) -> ()");
+      "Tensor fov, Tensor box, Tensor? asset, Tensor out_features, Tensor out_depth, Tensor out_opacity, "
+      "Tensor d_emptiness, Tensor out_stop, Tensor v_features, Tensor? v_depth, Tensor? v_opacity, Tensor v_penalty, "
+      "float step, float density_shift, bool sigmoid, float beta) -> ()");
   m.def(
       "optimizer_step(Tensor(a!) parameter, Tensor(b!) gradient, Tensor(c!) first, Tensor(d!) second, Tensor rate, "
       "Tensor step, float beta1, float beta2, float epsilon, bool adam) -> ()");

@@ -181,11 +181,12 @@ def _check(
     backend: str,
     copies: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    density, features, background, log_scale, c2w, fov, box = scene
+    density, features, background, log_scale, c2w, fov, box, asset = scene
     kinds = (torch.float32, torch.float16, torch.bfloat16)
     reads = (density, features) if copies is None else copies
     channels = features.shape[-1]
-    one_grid = density.ndim == 3 and features.ndim == 4 and features.shape[:3] == density.shape
+    grids = density.shape[:-3]
+    one_grid = density.ndim == (3 if asset is None else 4) and features.shape[:-1] == density.shape
     if not one_grid or not 1 <= channels <= MOST_CHANNELS:
         raise ValueError(
             f"density {list(density.shape)} and features {list(features.shape)} are not one grid of 1 to "
@@ -195,21 +196,32 @@ def _check(
         raise ValueError(f"a grid of {list(density.shape)} cannot be marched in steps of {step}")
     if c2w.shape[1:] != (4, 4) or fov.shape != c2w.shape[:1] or box.shape != (2, 3):
         raise ValueError("cameras are c2w [V, 4, 4] with fov [V], and the box is [2, 3]")
-    if backend == "cpu" and any(x.device.type != "cpu" for x in (*scene, *reads)):
+    if backend == "cpu" and any(x is not None and x.device.type != "cpu" for x in (*scene, *reads)):
         raise ValueError("the compiled code takes CPU tensors")
+    if asset is not None and (asset.shape != fov.shape or asset.dtype != torch.int64 or log_scale.shape != grids):
+        raise ValueError("asset is the number of each view's grid, [V] int64, and log_scale has one number a grid")
+    if (
+        asset is not None
+        and asset.device.type == "cpu"
+        and len(asset)
+        and not 0 <= asset.min() <= asset.max() < grids[0]
+    ):
+        raise ValueError(f"asset must number the {grids[0]} grids from 0")
     if any(x.dtype not in kinds for x in (density, features, *reads)):
         raise ValueError("the kernels read float32, float16 and bfloat16 grids")
     if any(x.dtype != torch.float32 for x in (background, log_scale, c2w, fov, box)):
         raise ValueError("background, log_scale, cameras and box must be float32")
     if not box.is_contiguous():
         raise ValueError("box must be contiguous")
-    if tuple(background.shape) not in ((channels, 4, 4), (len(c2w), channels)):
-        raise ValueError(f"background is [{channels}, 4, 4] or [{len(c2w)}, {channels}], not {list(background.shape)}")
-    deep, high, wide = density.shape
-    gap = reads[1].stride(2)
+    texture = (*grids, channels, 4, 4)
+    if tuple(background.shape) not in (texture, (len(c2w), channels)):
+        raise ValueError(f"background is {list(texture)} or [{len(c2w)}, {channels}], not {list(background.shape)}")
+    deep, high, wide = density.shape[-3:]
+    gap = reads[1].stride(-2)
     if (
         not reads[0].is_contiguous()
-        or reads[1].stride() != (high * wide * gap, wide * gap, gap, 1)
+        or reads[1].stride()[-4:] != (high * wide * gap, wide * gap, gap, 1)
+        or (grids and reads[1].stride(0) != deep * high * wide * gap)
         or gap not in (channels, padded(channels))
     ):
         raise ValueError("density must be contiguous, and features contiguous but for padding to groups of 4 channels")
@@ -228,6 +240,7 @@ class _Inputs(NamedTuple):
     c2w: Tensor
     fov: Tensor
     box: Tensor
+    asset: Tensor | None
     slots: Tensor | None
     density_copy: Tensor | None
     features_copy: Tensor | None
@@ -247,7 +260,7 @@ class _Inputs(NamedTuple):
         """What is read: copies in place of the grids, where there are any."""
         density = self.density if self.density_copy is None else self.density_copy
         features = self.features if self.features_copy is None else self.features_copy
-        return Scene(density, features, self.background, self.log_scale, self.c2w, self.fov, self.box)
+        return Scene(density, features, self.background, self.log_scale, self.c2w, self.fov, self.box, self.asset)
 
     @property
     def quadrature(self) -> Quadrature:
@@ -263,6 +276,7 @@ def _march(
     c2w: Tensor,
     fov: Tensor,
     box: Tensor,
+    asset: Tensor | None,
     slots: Tensor | None,
     density_copy: Tensor | None,
     features_copy: Tensor | None,
@@ -279,7 +293,7 @@ def _march(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`Rendering`, and for the backward pass what `Saved` has beyond it."""
     inputs = _Inputs(
-        density, features, background, log_scale, c2w, fov, box, slots, density_copy, features_copy,
+        density, features, background, log_scale, c2w, fov, box, asset, slots, density_copy, features_copy,
         height, width, step, density_shift, sigmoid, beta, lanes, segments, deterministic, backend,
     )  # fmt: skip
     rendering, saved = implementation("march", backend).forward(
@@ -333,7 +347,7 @@ def _chain(
     if scene.background.ndim == 2:
         background = ((1 - saved.opacity)[:, None] * v_features).sum((2, 3))
     else:
-        background = grads.texture.permute(2, 0, 1)[: ctx.channels]
+        background = grads.texture.movedim(-1, -3)[..., : ctx.channels, :, :]
     by_input = {
         "density": grads.density,
         "features": grads.features[..., : ctx.channels],
@@ -352,6 +366,7 @@ def march_gradients(
     c2w: Tensor,
     fov: Tensor,
     box: Tensor,
+    asset: Tensor | None,
     out_features: Tensor,
     out_depth: Tensor,
     out_opacity: Tensor,
@@ -373,7 +388,7 @@ def march_gradients(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """New `Gradients` of `march`. Of backgrounds, only a texture has its gradient here."""
-    scene = Scene(density, features, background, log_scale, c2w, fov, box)
+    scene = Scene(density, features, background, log_scale, c2w, fov, box, asset)
     saved = Saved(out_features, out_depth, out_opacity, d_emptiness, stop, slots, state)
     upstream = Upstream(v_features, v_depth, v_opacity, v_emptiness)
     quadrature = Quadrature(step, density_shift, sigmoid, beta)
@@ -412,6 +427,7 @@ def _accumulate(
     c2w: Tensor,
     fov: Tensor,
     box: Tensor,
+    asset: Tensor | None,
     out_features: Tensor,
     out_depth: Tensor,
     out_opacity: Tensor,
@@ -433,7 +449,7 @@ def _accumulate(
 ) -> None:
     implementation("march", backend).backward(
         Gradients(grad_density, grad_features, grad_texture, grad_log_scale),
-        Scene(density, features, background, log_scale, c2w, fov, box),
+        Scene(density, features, background, log_scale, c2w, fov, box, asset),
         Saved(out_features, out_depth, out_opacity, d_emptiness, stop, slots, state),
         Upstream(v_features, v_depth, v_opacity, v_emptiness),
         Quadrature(step, density_shift, sigmoid, beta),

@@ -78,6 +78,16 @@ def slab(origin, direction, box, voxels):
 
 
 @triton.jit
+def grid_of(
+    density, features, background, log_scale, grid, grid_depth, grid_height, grid_width,
+    C: tl.constexpr, STRIDE: tl.constexpr, TEXTURE: tl.constexpr,
+):  # fmt: skip
+    """Where one of several grids begins."""
+    begin = grid * grid_depth * grid_height * grid_width  # grid has 64 bits
+    return density + begin, features + begin * STRIDE, background + (grid * C * 16 if TEXTURE else 0), log_scale + grid
+
+
+@triton.jit
 def pixels(tile, ray, height, width, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
     """Row and column of rays of a program's tile, and which of them lie in the image."""
     across = (width + TILE_W - 1) // TILE_W
@@ -200,13 +210,14 @@ def exclusive_sum(x, RAYS: tl.constexpr, LANES: tl.constexpr):
 
 @triton.jit(do_not_specialize=SIZES)
 def march_forward(
-    density,  # [D, H, W]
-    features,  # [D, H, W, STRIDE]
-    background,  # [C, 4, 4] or [V, C]
-    log_scale,  # []
+    density,  # [D, H, W], [G, …] if STACKED
+    features,  # [D, H, W, STRIDE] likewise
+    background,  # [C, 4, 4] likewise, or [V, C]
+    log_scale,  # [] likewise
     c2w,  # [V, 4, 4]
     fov,  # [V]
     box,  # [2, 3]
+    asset,  # [V] int64 if STACKED
     bricks,  # [D', H', W'] if SKIP
     out_features,  # [V, C, h, w]
     out_depth,  # [V, h, w]
@@ -230,6 +241,7 @@ def march_forward(
     STRIDE: tl.constexpr,
     SIGMOID: tl.constexpr,
     TEXTURE: tl.constexpr,
+    STACKED: tl.constexpr,
     SKIP: tl.constexpr,
     SEGMENTS: tl.constexpr,
     LANES: tl.constexpr,
@@ -241,6 +253,11 @@ def march_forward(
     RAYS: tl.constexpr = TILE_H * TILE_W
     GROUPS: tl.constexpr = (C + 3) // 4
     view = tl.program_id(1)
+    if STACKED:
+        grid = tl.load(asset + view)
+        density, features, background, log_scale = grid_of(
+            density, features, background, log_scale, grid, grid_depth, grid_height, grid_width, C, STRIDE, TEXTURE
+        )
     lane = tl.arange(0, RAYS * LANES)
     row, column, valid = pixels(tl.program_id(0), lane // LANES, height, width, TILE_H, TILE_W)
     dx, dy, dz, ax, bx, ay, by, az, bz, entry, length = ray_of(
@@ -443,13 +460,14 @@ def mirror(start, direction, size, stride):
 
 @triton.jit(do_not_specialize=SIZES)
 def march_backward(
-    density,  # [D, H, W]
-    features,  # [D, H, W, STRIDE]
-    background,  # [C, 4, 4] or [V, C]
-    log_scale,  # []
+    density,  # [D, H, W], [G, …] if STACKED
+    features,  # [D, H, W, STRIDE] likewise
+    background,  # [C, 4, 4] likewise, or [V, C]
+    log_scale,  # [] likewise
     c2w,  # [V, 4, 4]
     fov,  # [V]
     box,  # [2, 3]
+    asset,  # [V] int64 if STACKED
     out_features,  # [V, C, h, w] and so on: what the forward pass wrote
     out_depth,
     out_opacity,
@@ -462,10 +480,10 @@ def march_backward(
     v_opacity,  # [V, h, w]
     v_emptiness,  # [V]
     slots,  # [V] int64, over which the emptiness is a mean
-    grad_density,  # [D, H, W] added to
-    grad_features,  # [D, H, W, 4 GROUPS] added to
-    grad_background,  # [4, 4, 4 GROUPS] added to: [y, x, channel]
-    grad_log_scale,  # [1] added to
+    grad_density,  # [D, H, W] added to, as the others; [G, …] if STACKED
+    grad_features,  # [D, H, W, 4 GROUPS]
+    grad_background,  # [4, 4, 4 GROUPS]: [y, x, channel]
+    grad_log_scale,  # []
     fixed,  # [4] scales of the four gradients if FIXED
     height,
     width,
@@ -479,6 +497,7 @@ def march_backward(
     STRIDE: tl.constexpr,
     SIGMOID: tl.constexpr,
     TEXTURE: tl.constexpr,
+    STACKED: tl.constexpr,
     DEPTH: tl.constexpr,  # whether there is a v_depth
     OPACITY: tl.constexpr,
     EMPTINESS: tl.constexpr,
@@ -493,6 +512,15 @@ def march_backward(
     MERGE: tl.constexpr = not SIGMOID
     GROUPS: tl.constexpr = (C + 3) // 4
     view = tl.program_id(2)
+    if STACKED:
+        grid = tl.load(asset + view)
+        density, features, background, log_scale = grid_of(
+            density, features, background, log_scale, grid, grid_depth, grid_height, grid_width, C, STRIDE, TEXTURE
+        )
+        grad_density, grad_features, grad_background, grad_log_scale = grid_of(
+            grad_density, grad_features, grad_background, grad_log_scale, grid, grid_depth, grid_height, grid_width,
+            4 * GROUPS, 4 * GROUPS, True,
+        )  # fmt: skip
     lane = tl.arange(0, TILE_H * TILE_W * SPAN)
     segment = tl.program_id(1) * SPAN + lane % SPAN
     row, column, valid = pixels(tl.program_id(0), lane // SPAN, height, width, TILE_H, TILE_W)

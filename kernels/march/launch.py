@@ -79,9 +79,10 @@ def forward(
             launch(kernels.march_forward, tiles, views)(
                 *_contiguous(scene), scene.density if bricks is None else bricks,
                 features, depth, opacity, penalty, d_emptiness, ray_slots, stop, state[0], state[1:],
-                height, width, *scene.density.shape, quadrature.density_shift, quadrature.step, quadrature.beta,
-                skip_below, C=channels, STRIDE=scene.features.stride(2), SIGMOID=quadrature.sigmoid,
-                TEXTURE=scene.background.ndim == 3, SKIP=bricks is not None, SEGMENTS=segments, LANES=lanes,
+                height, width, *scene.density.shape[-3:], quadrature.density_shift, quadrature.step, quadrature.beta,
+                skip_below, C=channels, STRIDE=scene.features.stride(-2), SIGMOID=quadrature.sigmoid,
+                TEXTURE=scene.background.ndim > 2, STACKED=scene.asset is not None, SKIP=bricks is not None,
+                SEGMENTS=segments, LANES=lanes,
                 TEST=chunks_between_tests(segments), **tile, **OPTIONS, maxnreg=registers(channels, *FORWARD_REGISTERS),
             )  # fmt: skip
     emptiness, counted = torch.empty(views, **new), torch.empty(views, device=new["device"], dtype=torch.int64)
@@ -122,9 +123,9 @@ def backward(
             unused if upstream.opacity is None else upstream.opacity.contiguous(),
             unused if upstream.emptiness is None else upstream.emptiness.contiguous(), saved.slots, *grads,
             unused if scales is None else scales,
-            height, width, *scene.density.shape, quadrature.density_shift, quadrature.step, quadrature.beta,
-            C=channels, STRIDE=scene.features.stride(2), SIGMOID=quadrature.sigmoid,
-            TEXTURE=scene.background.ndim == 3, DEPTH=upstream.depth is not None,
+            height, width, *scene.density.shape[-3:], quadrature.density_shift, quadrature.step, quadrature.beta,
+            C=channels, STRIDE=scene.features.stride(-2), SIGMOID=quadrature.sigmoid,
+            TEXTURE=scene.background.ndim > 2, STACKED=scene.asset is not None, DEPTH=upstream.depth is not None,
             OPACITY=upstream.opacity is not None, EMPTINESS=upstream.emptiness is not None, FIXED=scales is not None,
             SEGMENTS=segments, LANES=lanes, SPAN=span, **tile, **OPTIONS, maxnreg=registers(channels, *limits),
         )  # fmt: skip
@@ -132,9 +133,11 @@ def backward(
 
 def _contiguous(scene: Scene) -> Scene:
     """Background and cameras as the kernels read them; the grids have been checked."""
+    log_scale, asset = scene.log_scale.contiguous(), scene.asset
     return scene._replace(
-        background=scene.background.contiguous(), c2w=scene.c2w.contiguous(), fov=scene.fov.contiguous()
-    )
+        background=scene.background.contiguous(), c2w=scene.c2w.contiguous(), fov=scene.fov.contiguous(),
+        log_scale=log_scale, asset=scene.density if asset is None else asset.contiguous(),  # an address, unread
+    )  # fmt: skip
 
 
 def fixed_scales(scene: Scene, saved: Saved, upstream: Upstream, quadrature: Quadrature) -> Tensor:
@@ -155,7 +158,7 @@ def fixed_scales(scene: Scene, saved: Saved, upstream: Upstream, quadrature: Qua
     d_weight = d_weight + largest(upstream.opacity)
     if upstream.emptiness is not None:
         d_weight = d_weight + penalty_gradient(saved, upstream).abs().max() * quadrature.beta
-    d_raw = 2 * quadrature.step * d_weight * scene.log_scale.exp()
+    d_raw = 2 * quadrature.step * d_weight * scene.log_scale.max().exp()
     d_features = largest(upstream.features)
     bounds = torch.stack([d_raw, d_features, d_features, d_raw * largest(scene.density)])
     samples = 12 + math.ceil(math.log2(max(1, saved.depth.numel())))  # up to 4096 a ray

@@ -14,11 +14,11 @@ def measure(
     opacity: Tensor,  # [V, h, w]
     emptiness: Tensor,  # [V]
     update: Tensor,  # [V, C, h, w]
-    sums: Tensor,  # [n] partial sums, from `adamax_steps`
+    sums: Tensor,  # [n] partial sums, from `adamax_steps`; or [S, n], where S objects share the views evenly
     *,
     backend: str | None = None,
 ) -> Tensor:
-    """Means of sigma, opacity and emptiness, the root mean square of the update, and the sum of the sums: [5].
+    """Means of sigma, opacity and emptiness, root mean square of the update, and the sum of the sums: [5] or [S, 5].
 
     Args:
         backend: "triton" or "cpu"; default by the tensors' device.
@@ -34,5 +34,5 @@ def _measure(sigma: Tensor, opacity: Tensor, emptiness: Tensor, update: Tensor, 
 
 
 @_measure.register_fake
-def _(sigma: Tensor, *_rest: object) -> Tensor:
-    return sigma.new_empty(5)
+def _(sigma: Tensor, opacity: Tensor, emptiness: Tensor, update: Tensor, sums: Tensor, backend: str) -> Tensor:
+    return sigma.new_empty((*sums.shape[:-1], 5))

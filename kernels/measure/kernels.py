@@ -13,19 +13,21 @@ def measure_kernel(
     emptiness,
     update,
     sums,
-    out,  # [5]
-    views,
-    pixels,  # of all views
+    out,  # [objects, 5]
+    views,  # of an object, as the others
+    pixels,  # of all its views
     numbers,  # of the update
     parts,  # of sums
     BLOCK: tl.constexpr,
 ):
-    """All of it, by a single program: the largest tensor is as large as the rendered views."""
-    tl.store(out, sum_of(sigma, views, False, BLOCK) / views)
-    tl.store(out + 1, sum_of(opacity, pixels, False, BLOCK) / pixels)
-    tl.store(out + 2, sum_of(emptiness, views, False, BLOCK) / views)
-    tl.store(out + 3, tl.sqrt_rn(sum_of(update, numbers, True, BLOCK) / numbers))
-    tl.store(out + 4, sum_of(sums, parts, False, BLOCK))
+    """All of an object, by a single program: the largest tensor is as large as its rendered views."""
+    which = tl.program_id(0).to(tl.int64)
+    out += which * 5
+    tl.store(out, sum_of(sigma + which * views, views, False, BLOCK) / views)
+    tl.store(out + 1, sum_of(opacity + which * pixels, pixels, False, BLOCK) / pixels)
+    tl.store(out + 2, sum_of(emptiness + which * views, views, False, BLOCK) / views)
+    tl.store(out + 3, tl.sqrt_rn(sum_of(update + which * numbers, numbers, True, BLOCK) / numbers))
+    tl.store(out + 4, sum_of(sums + which * parts, parts, False, BLOCK))
 
 
 @triton.jit

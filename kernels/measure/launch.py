@@ -11,10 +11,12 @@ from .kernels import measure_kernel
 
 def measure(sigma: Tensor, opacity: Tensor, emptiness: Tensor, update: Tensor, sums: Tensor) -> Tensor:
     """See `sjc_fast.kernels.measure`."""
-    out = torch.empty(5, device=sigma.device)
+    objects = sums.shape[:-1].numel()
+    counts = (len(sigma) // objects, opacity.numel() // objects, update.numel() // objects, sums.shape[-1])
+    out = torch.empty(*sums.shape[:-1], 5, device=sigma.device)
     with torch.cuda.device_of(sigma):
-        launch(measure_kernel, 1)(
-            sigma, opacity, emptiness, update, sums, out, len(sigma), opacity.numel(), update.numel(), len(sums),
+        launch(measure_kernel, objects)(
+            sigma, opacity, emptiness, update, sums, out, *counts,
             BLOCK=4096, **(OPTIONS | {"num_warps": 16}),
         )  # fmt: skip
     return out

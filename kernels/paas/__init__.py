@@ -35,8 +35,8 @@ def perturb(
     x: Tensor,  # [V, C, H, W] float32
     sigma: Tensor,  # [V] float32
     c_in: Tensor,  # [V] float32
-    seed: Tensor,  # [] int64 on the device; its bits are the seed
-    step: Tensor,  # [] int64 on the device
+    seed: Tensor,  # [] int64 on the device; its bits are the seed. Or [S], where V / S views each have their own
+    step: Tensor,  # like seed
     *,
     noise_samples: int,
     antithetic: bool = False,
@@ -58,7 +58,7 @@ def perturb(
     Raises:
         ValueError: N < 1, an odd N of pairs, an image that `patch` does not divide, or other shapes.
     """
-    _check(x, (sigma, c_in), noise_samples, antithetic, patch)
+    _check(x, (sigma, c_in), (seed, step), noise_samples, antithetic, patch)
     return _perturb(x, sigma, c_in, seed, step, noise_samples, antithetic, doubled, patch, dtype, channels_last)
 
 
@@ -70,7 +70,7 @@ def fused_paas_update(
     answer: Tensor,  # what the network said to `perturb`'s batch, of its shape
     seed: Tensor,
     step: Tensor,
-    guidance: Tensor,  # [] float32 on the device; read if the answer is doubled
+    guidance: Tensor,  # [V] float32, or [] for all; read if the answer is doubled
     *,
     noise_samples: int,
     antithetic: bool = False,
@@ -91,7 +91,8 @@ def fused_paas_update(
         ValueError: as `perturb`, or an answer of another shape.
     """
     numbers = (coefficients.c_skip, coefficients.c_skip_less_one, coefficients.c_out)
-    _check(x, (sigma, scale, *numbers), noise_samples, antithetic, patch)
+    _check(x, (sigma, scale, *numbers), (seed, step), noise_samples, antithetic, patch)
+    guidance = guidance.expand(len(x)).contiguous()
     views, channels, height, width = x.shape
     image = (channels * patch**2, height // patch, width // patch)
     if tuple(answer.shape[1:]) != image or len(answer) not in (views * noise_samples, 2 * views * noise_samples):
@@ -109,11 +110,16 @@ def fused_paas_update(
     )
 
 
-def _check(x: Tensor, numbers: tuple[Tensor, ...], noise_samples: int, antithetic: bool, patch: int) -> None:
+def _check(
+    x: Tensor, numbers: tuple[Tensor, ...], noise: tuple[Tensor, Tensor], noise_samples: int, antithetic: bool,
+    patch: int,
+) -> None:  # fmt: skip
     if x.ndim != 4 or x.dtype != torch.float32:
         raise ValueError("views are [V, C, H, W] float32")
     if any(n.shape != x.shape[:1] or n.dtype != torch.float32 for n in numbers):
         raise ValueError("sigma [V] and the coefficients are one number a view, float32")
+    if noise[0].shape != noise[1].shape or noise[0].ndim > 1 or not noise[0].numel() or len(x) % noise[0].numel():
+        raise ValueError("seed and step are one number, or one for each of S objects that share the views evenly")
     if noise_samples < 1 or (antithetic and noise_samples % 2):
         raise ValueError(f"{noise_samples} noise samples: at least one, and an even number of antithetic ones")
     if patch < 1 or x.shape[2] % patch or x.shape[3] % patch:

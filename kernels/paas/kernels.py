@@ -41,10 +41,11 @@ def perturb_kernel(
     clean,  # [V, C, H, W]
     sigma,  # [V]
     c_in,  # [V]
-    seed,  # []
-    step,  # []
+    seed,  # [objects]
+    step,  # [objects]
     out,  # [V N (x 2), C p p, H / p, W / p]
-    count,  # V DRAWN C H W
+    views,  # of an object
+    count,  # of its noise: views DRAWN C H W
     copies,  # V N C H W
     height,
     width,
@@ -56,14 +57,15 @@ def perturb_kernel(
     LAST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One block of the noise."""
+    """One block of an object's noise; grid (blocks, objects)."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    which = tl.program_id(1)
     mask = i < count
     size = CHANNELS * height * width
-    j, drawn, view = i % size, i // size % DRAWN, i // (size * DRAWN)
+    j, drawn, view = i % size, i // size % DRAWN, which * views + i // (size * DRAWN)
     s = tl.load(sigma + view, mask, other=1.0)
     x = tl.load(clean + view * size + j, mask, other=0.0)
-    offset = s * normal_at(i, tl.load(seed), tl.load(step))
+    offset = s * normal_at(i, tl.load(seed + which), tl.load(step + which))
     scale = tl.load(c_in + view, mask, other=1.0)
     spot = place(j, height, width, CHANNELS, PATCH, LAST)
     for mirror in tl.static_range(2 if MIRRORED else 1):
@@ -75,7 +77,7 @@ def perturb_kernel(
 
 
 @triton.jit
-def difference(x, s, noise, skip, skip_less_one, c_out, answer, there, copies, guidance, mask, DOUBLED: tl.constexpr):
+def difference(x, s, noise, skip, skip_less_one, c_out, answer, there, copies, strength, mask, DOUBLED: tl.constexpr):
     """D - x of noised copies from what the network answered, guidance in float32.
 
     ``D = c_skip (x + s n) + c_out F``; with c_skip - 1 as a number of its own, x is not taken from something that holds
@@ -84,7 +86,7 @@ def difference(x, s, noise, skip, skip_less_one, c_out, answer, there, copies, g
     said = tl.load(answer + there, mask, other=0.0).to(tl.float32)
     if DOUBLED:
         plain = tl.load(answer + copies + there, mask, other=0.0).to(tl.float32)
-        said = plain + tl.load(guidance) * (said - plain)
+        said = plain + strength * (said - plain)
     return skip_less_one * x + skip * s * noise + c_out * said
 
 
@@ -96,10 +98,11 @@ def regress_kernel(
     c_skip_less_one,  # [V] c_skip - 1
     c_out,  # [V]
     answer,  # [V N (x 2), C p p, H / p, W / p]
-    guidance,  # []
-    seed,
-    step,
+    guidance,  # [V]
+    seed,  # [objects]
+    step,  # [objects]
     out,  # [2, V, N]
+    views,  # of an object
     copies,  # V N C H W
     height,
     width,
@@ -110,28 +113,33 @@ def regress_kernel(
     LAST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One copy: the products of D - x and sigma n, and of sigma n with itself, summed over C, H, W in a fixed order."""
-    copy = tl.program_id(0).to(tl.int64)
+    """One copy: the products of D - x and sigma n, and of sigma n with itself, summed over C, H, W in a fixed order.
+
+    Grid (copies of an object, objects).
+    """
+    own, which = tl.program_id(0), tl.program_id(1)
     size = CHANNELS * height * width
-    view = copy // COUNT
+    view = which * views + own // COUNT
+    copy = (which * views * COUNT + own).to(tl.int64)
     s, skip, out_scale = tl.load(sigma + view), tl.load(c_skip + view), tl.load(c_out + view)
     less_one = tl.load(c_skip_less_one + view)
+    strength = tl.load(guidance + view)
     dot, power = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
     start = 0
     while start < size:
         j = start + tl.arange(0, BLOCK)
         mask = j < size
         x = tl.load(clean + view * size + j, mask, other=0.0)
-        noise = normal_at(copy * size + j, tl.load(seed), tl.load(step))
+        noise = normal_at(own * size + j, tl.load(seed + which), tl.load(step + which))
         there = copy * size + place(j, height, width, CHANNELS, PATCH, LAST)
         change = difference(
-            x, s, noise, skip, less_one, out_scale, answer, there, copies, guidance, mask, DOUBLED
+            x, s, noise, skip, less_one, out_scale, answer, there, copies, strength, mask, DOUBLED
         )  # fmt: skip
         dot += tl.where(mask, change * s * noise, 0.0)
         power += tl.where(mask, s * noise * s * noise, 0.0)
         start += BLOCK
     tl.store(out + copy, tl.sum(dot, 0))
-    tl.store(out + tl.num_programs(0) + copy, tl.sum(power, 0))
+    tl.store(out + tl.num_programs(0) * tl.num_programs(1) + copy, tl.sum(power, 0))
 
 
 @triton.jit
@@ -142,13 +150,14 @@ def paas_update_kernel(
     c_skip_less_one,  # [V] c_skip - 1
     c_out,  # [V]
     answer,  # [V N (x 2), C p p, H / p, W / p]
-    guidance,  # []
-    seed,
-    step,
+    guidance,  # [V]
+    seed,  # [objects]
+    step,  # [objects]
     fitted,  # [V, N] c of every copy, if FITTED
     scale,  # [V] what the mean is multiplied by: the weight of the score over sigma^2
     out,  # [V, C, H, W]
-    count,  # V C H W
+    views,  # of an object
+    count,  # of its numbers: views C H W
     copies,  # V N C H W
     height,
     width,
@@ -162,20 +171,26 @@ def paas_update_kernel(
     LAST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One block of the update: the mean over the view's copies of ``D - x - c sigma n``, times `scale`."""
+    """One block of the update: the mean over the view's copies of ``D - x - c sigma n``, times `scale`.
+
+    Grid (blocks of an object, objects).
+    """
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    which = tl.program_id(1)
     mask = i < count
     size = CHANNELS * height * width
-    j, view = i % size, i // size
+    j, own = i % size, i // size
+    view = which * views + own
     s = tl.load(sigma + view, mask, other=1.0)
     skip, out_scale = tl.load(c_skip + view, mask, other=1.0), tl.load(c_out + view, mask, other=0.0)
     less_one = tl.load(c_skip_less_one + view, mask, other=0.0)
-    x = tl.load(clean + i, mask, other=0.0)
+    strength = tl.load(guidance + view, mask, other=0.0)
+    x = tl.load(clean + view * size + j, mask, other=0.0)
     spot = place(j, height, width, CHANNELS, PATCH, LAST)
     total = s * 0
     c = total + coefficient
     for drawn in range(DRAWN):
-        drawn_noise = normal_at((view * DRAWN + drawn) * size + j, tl.load(seed), tl.load(step))
+        drawn_noise = normal_at((own * DRAWN + drawn) * size + j, tl.load(seed + which), tl.load(step + which))
         for mirror in tl.static_range(2 if MIRRORED else 1):
             noise = -drawn_noise if mirror else drawn_noise
             copy = view * (DRAWN * (2 if MIRRORED else 1)) + mirror * DRAWN + drawn
@@ -183,8 +198,8 @@ def paas_update_kernel(
                 c = tl.load(fitted + copy, mask, other=0.0)
             there = copy * size + spot
             change = difference(
-                x, s, noise, skip, less_one, out_scale, answer, there, copies, guidance, mask, DOUBLED
+                x, s, noise, skip, less_one, out_scale, answer, there, copies, strength, mask, DOUBLED
             )  # fmt: skip
             total += change - c * s * noise
     update = total / (DRAWN * (2 if MIRRORED else 1)) * tl.load(scale + view, mask, other=0.0)
-    tl.store(out + i, update, mask)
+    tl.store(out + view * size + j, update, mask)

@@ -31,8 +31,11 @@ def perturb(
     """Write the noised copies."""
     drawn = _drawn(noise_samples, antithetic)
     with torch.cuda.device_of(x):
-        launch(perturb_kernel, triton.cdiv(x.numel() * drawn, BLOCK_SIZE))(
-            x.contiguous(), sigma.contiguous(), c_in.contiguous(), seed, step, out, x.numel() * drawn,
+        objects, views = seed.numel(), len(x) // seed.numel()
+        count = x.numel() // objects * drawn
+        launch(perturb_kernel, triton.cdiv(count, BLOCK_SIZE), objects)(
+            x.contiguous(), sigma.contiguous(), c_in.contiguous(), seed.contiguous(),
+            step.contiguous(), out, views, count,
             x.numel() * noise_samples, *x.shape[2:], DRAWN=drawn, MIRRORED=antithetic, DOUBLED=doubled,
             LAST=channels_last, BLOCK=BLOCK_SIZE, **_constants(x, patch),
         )  # fmt: skip
@@ -52,9 +55,11 @@ def regress(
     """Write the two sums of every copy."""
     settled, last = _settled(answer)
     with torch.cuda.device_of(x):
-        launch(regress_kernel, len(x) * noise_samples)(
-            x.contiguous(), *(n.contiguous() for n in numbers), settled, guidance, seed, step, out,
-            x.numel() * noise_samples, *x.shape[2:], COUNT=noise_samples, DOUBLED=_doubled(answer, x, noise_samples),
+        objects, views = seed.numel(), len(x) // seed.numel()
+        launch(regress_kernel, views * noise_samples, objects)(
+            x.contiguous(), *(n.contiguous() for n in numbers), settled, guidance, seed.contiguous(),
+            step.contiguous(), out, views, x.numel() * noise_samples, *x.shape[2:],
+            COUNT=noise_samples, DOUBLED=_doubled(answer, x, noise_samples),
             LAST=last, BLOCK=REGRESSION_BLOCK, **(_constants(x, patch) | {"num_warps": 8}),
         )  # fmt: skip
 
@@ -77,9 +82,11 @@ def update(
     """Write the update."""
     settled, last = _settled(answer)
     with torch.cuda.device_of(x):
-        launch(paas_update_kernel, triton.cdiv(x.numel(), BLOCK_SIZE))(
-            x.contiguous(), *(n.contiguous() for n in numbers), settled, guidance, seed, step,
-            x if fitted is None else fitted, scale.contiguous(), out, x.numel(), x.numel() * noise_samples,
+        objects, views = seed.numel(), len(x) // seed.numel()
+        count = x.numel() // objects
+        launch(paas_update_kernel, triton.cdiv(count, BLOCK_SIZE), objects)(
+            x.contiguous(), *(n.contiguous() for n in numbers), settled, guidance, seed.contiguous(), step.contiguous(),
+            x if fitted is None else fitted, scale.contiguous(), out, views, count, x.numel() * noise_samples,
             *x.shape[2:], coefficient, FITTED=fitted is not None, DRAWN=_drawn(noise_samples, antithetic),
             MIRRORED=antithetic, DOUBLED=_doubled(answer, x, noise_samples), LAST=last, BLOCK=BLOCK_SIZE,
             **_constants(x, patch),

@@ -19,6 +19,7 @@ from ..runs.console import silence
 #: Commands and what they do; each is a module of this package with a `main(arguments)`.
 COMMANDS = {
     "train": "make a 3D object from a prompt",
+    "batch": "make many objects, several at a time",
     "render": "pictures and videos of a finished or running run",
     "view": "orbit a run's object in the browser",
     "export": "a mesh of a run, with a texture",

@@ -8,11 +8,12 @@ import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from ..runs.attend import Interrupted
 from ..runs.console import ProgressReporter, say
 from ..runs.folder import RunFolder
 from ..runs.recipes import find_recipe
 from ..runs.reporter import CompositeReporter, Reporter
-from ..runs.run import Interrupted, run
+from ..runs.run import run
 from ..runs.settings import default_config, default_model, resumed_config
 from ..runs.trackers import TensorBoardReporter, WandbReporter
 from ..training.config import TrainConfig, merge

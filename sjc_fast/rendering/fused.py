@@ -14,6 +14,7 @@ from ..kernels.contract import Rendering, Scene
 from ..kernels.march import march, march_skip
 from ..scene.cameras import Cameras
 from ..scene.field import VoxelField
+from ..scene.stack import FieldStack
 
 #: A sample thinner than this (optical thickness) is left out where empty space may be skipped: over all the samples of
 #: a ray, less than one of 256 gray levels.
@@ -38,8 +39,8 @@ def obstacle(name: str, device: torch.device | str) -> str | None:
     return None
 
 
-def scene_of(field: VoxelField, cameras: Cameras, background: Tensor | None = None) -> Scene:
-    """A field and cameras as the tensors that the march takes; `background` [V, C] replaces the field's texture."""
+def scene_of(field: VoxelField | FieldStack, cameras: Cameras, background: Tensor | None = None) -> Scene:
+    """A field (or several) and cameras as the tensors that the march takes; `background` [V, C] replaces a texture."""
     return Scene(
         field.density,
         field.features,
@@ -48,10 +49,13 @@ def scene_of(field: VoxelField, cameras: Cameras, background: Tensor | None = No
         cameras.c2w,
         cameras.fov,
         field.box,
+        None if isinstance(field, VoxelField) else field.asset,
     )
 
 
-def march_settings(field: VoxelField, backend: str, beta: float, step_ratio: float = 0.5) -> dict[str, Any]:
+def march_settings(
+    field: VoxelField | FieldStack, backend: str, beta: float, step_ratio: float = 0.5
+) -> dict[str, Any]:
     """What the march is told about a field."""
     return {
         "backend": backend,

@@ -146,7 +146,7 @@ class RunFolder:
         Raises:
             UserError: it cannot be made.
         """
-        words = "-".join("".join(c if c.isalnum() else " " for c in prompt.lower()).split())[:60] or "run"
+        words = words_of(prompt)
         with _as_user_error():
             for i in itertools.count(1):
                 path = parent / (words if i == 1 else f"{words}-{i}")
@@ -174,6 +174,11 @@ class RunFolder:
             return config, VoxelField.from_tensors(tensors, None, config.field.density_shift)
         except ValueError as error:
             raise UserError(f"the checkpoint {self.checkpoint} is damaged: {error}") from None
+
+
+def words_of(prompt: str) -> str:
+    """A prompt as the name of a folder."""
+    return "-".join("".join(c if c.isalnum() else " " for c in prompt.lower()).split())[:60] or "run"
 
 
 @contextlib.contextmanager

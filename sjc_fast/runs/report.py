@@ -69,28 +69,40 @@ def write_report(folder: RunFolder) -> Path:
     return _write(page, folder.report)
 
 
-def write_gallery(folders: Sequence[Path], output: Path, title: str) -> Path:
+def write_gallery(folders: Sequence[Path], output: Path, title: str, embedded: bool = True) -> Path:
     """Write one page that shows many runs, with links to their reports.
+
+    Args:
+        folders: of the runs.
+        output: the page.
+        title: above them.
+        embedded: videos and pictures are in the page, which then needs nothing else; or it refers to those of the runs.
 
     Raises:
         UserError: one of them is not a run folder, or the page cannot be written.
     """
     cards = []
+    linked = functools.partial(_linked, output.parent)
+    shown = _embedded if embedded else linked
     for folder in map(RunFolder, folders):
         config, record = load_yaml(folder.config), read_record(folder)
-        report = Path(os.path.relpath(folder.report, output.parent))
         moments = folder.moments()
         picture = moments[-1][1] if moments else folder.preview
         cards.append(
             {
                 "prompt": config.prompt,
                 "summary": _summary(config, record),
-                "video": _embedded(folder.turntable),
-                "picture": _embedded(picture),
-                "link": quote(report.as_posix()) if folder.report.exists() else "",
+                "video": shown(folder.turntable),
+                "picture": shown(picture),
+                "link": linked(folder.report),
             }
         )
     return _write(_templates().get_template("gallery.html").render(title=title, cards=cards), output)
+
+
+def _linked(base: Path, path: Path) -> str:
+    """A file as seen from a folder, as a URL; empty if it is not there."""
+    return quote(Path(os.path.relpath(path, base)).as_posix()) if path.exists() else ""
 
 
 def _write(page: str, path: Path) -> Path:

@@ -23,8 +23,11 @@ class Loss:
         """Whether its weight is ever other than 0."""
         raise NotImplementedError
 
-    def upstream(self, rendering: Rendering, config: LossConfig) -> dict[str, Tensor | float]:
-        """Gradients of the mean over views, for weight 1, by the names of what was rendered; a number is for all."""
+    def upstream(self, rendering: Rendering, views: int, config: LossConfig) -> dict[str, Tensor | float]:
+        """Gradients of the mean over an object's views, for weight 1, by the names of what was rendered.
+
+        A number is for all. The views of several objects may be rendered at once.
+        """
         raise NotImplementedError
 
 
@@ -37,8 +40,8 @@ class Emptiness(Loss):
     def is_used(self, config: LossConfig) -> bool:
         return config.emptiness_weight != 0
 
-    def upstream(self, rendering: Rendering, config: LossConfig) -> dict[str, Tensor | float]:  # noqa: ARG002
-        return {"emptiness": 1 / len(rendering.emptiness)}
+    def upstream(self, rendering: Rendering, views: int, config: LossConfig) -> dict[str, Tensor | float]:  # noqa: ARG002
+        return {"emptiness": 1 / views}
 
 
 class CenterDepth(Loss):
@@ -50,10 +53,11 @@ class CenterDepth(Loss):
     def is_used(self, config: LossConfig) -> bool:
         return config.depth_weight != 0
 
-    def upstream(self, rendering: Rendering, config: LossConfig) -> dict[str, Tensor | float]:
+    def upstream(self, rendering: Rendering, views: int, config: LossConfig) -> dict[str, Tensor | float]:
         with torch.enable_grad():
             depth = rendering.depth.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(center_depth_loss(depth, config.depth_window), depth)
+            loss = _center_depth_losses(depth, config.depth_window).sum() / views
+            (gradient,) = torch.autograd.grad(loss, depth)
         return {"depth": gradient}
 
 
@@ -71,13 +75,18 @@ def upstream_gradients(v_features: Tensor, rendering: Rendering, weights: Tensor
 
     Args:
         v_features: [V, C, H, W].
-        weights: a row of `loss_weights`, [losses]; on the device, and never read on the host.
+        weights: a row of `loss_weights`, [losses], or [S, losses] of S objects; on the device, and never read on the
+            host.
     """
     total = {"features": v_features}
-    for loss, weight in zip(LOSSES, weights, strict=True):
+    objects = len(weights) if weights.ndim == 2 else 1
+    views = len(v_features) // objects
+    for loss, weight in zip(LOSSES, weights.unbind(-1), strict=True):
         if loss.is_used(config):
-            for name, gradient in loss.upstream(rendering, config).items():
-                share = (weight * gradient).expand_as(getattr(rendering, name))
+            for name, gradient in loss.upstream(rendering, views, config).items():
+                rendered: Tensor = getattr(rendering, name)
+                of_view = weight.reshape(-1, 1).expand(objects, views).reshape(-1, *[1] * (rendered.ndim - 1))
+                share = (of_view * gradient).expand_as(rendered)
                 total[name] = total[name] + share if name in total else share
     return Upstream(**total)
 
@@ -105,6 +114,11 @@ def center_depth_loss(depth: Tensor, window: float = 50 / 64) -> Tensor:
     Raises:
         ValueError: the window leaves no center or no border.
     """
+    return _center_depth_losses(depth, window).mean()
+
+
+def _center_depth_losses(depth: Tensor, window: float) -> Tensor:
+    """`center_depth_loss` of each view, [V]."""
     height, width = depth.shape[-2:]
     h, w = round(height * window), round(width * window)
     if not (0 < h < height and 0 < w < width):
@@ -114,7 +128,7 @@ def center_depth_loss(depth: Tensor, window: float = 50 / 64) -> Tensor:
     inside[top : top + h, left : left + w].fill_(True)
     center = torch.where(inside, depth, 0).sum(dim=(1, 2)) / (h * w)
     border = torch.where(inside, 0, depth).sum(dim=(1, 2)) / (height * width - h * w)
-    return guarded_negative_log(border - center).mean()
+    return guarded_negative_log(border - center)
 
 
 def guarded_negative_log(u: Tensor, floor: float = 0.01) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..kernels.adamax import adam_steps, adamax_steps
 from ..scene.field import VoxelField
+from ..scene.stack import FieldStack
 
 
 class OptimizerKind(NamedTuple):
@@ -34,7 +35,7 @@ def kind_of(optimizer: torch.optim.Optimizer) -> OptimizerKind:
     return next(kind for kind in OPTIMIZERS.values() if type(optimizer) is kind.torch)
 
 
-def parameter_groups(field: VoxelField, lr: float, background_lr: float) -> list[dict[str, Any]]:
+def parameter_groups(field: VoxelField | FieldStack, lr: float, background_lr: float) -> list[dict[str, Any]]:
     """Two groups, as in the paper's code: the background, and everything else (density_scale too) at `lr`."""
     return [
         {"params": [field.density, field.features, field.density_scale], "lr": lr},

@@ -6,6 +6,7 @@ A step reads one row and draws nothing. That makes runs reproducible, resuming e
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ from .losses import loss_weights
 
 @dataclass(frozen=True)
 class Row:
-    """What one step reads."""
+    """What one step reads. Of S objects that step together: [S, …] for what is not a view's, and all views in turn."""
 
     step: Tensor  # [] int64; counter of the step's noise
     number: Tensor  # [] int64; of the step, from 1
@@ -43,6 +44,7 @@ class Row:
     sigma: Tensor  # [V]
     coefficients: Tensor  # [5, V] `Coefficients` of the network at sigma; [0, V] for a model without one
     score_scale: Tensor  # [V] weight(sigma) / sigma^2: what D - x is multiplied by
+    guidance: Tensor  # [V] classifier-free guidance scale
     slots: Tensor  # [V] int64, sample slots of each view (emptiness is a mean over them)
     background: Tensor  # [V, 3] plain background, RGB in [0, 1] (unused with a texture)
     loss_weights: Tensor  # [losses] in the order of `LOSSES`
@@ -52,6 +54,28 @@ class Row:
     @property
     def cameras(self) -> Cameras:
         return Cameras(self.c2w, self.fov)
+
+    def object(self, which: int, directions: int) -> Row:
+        """The part of one of the objects, of which each has so many encoded prompts, as if it stepped alone."""
+        views = len(self.sigma) // len(self.step)
+        own = slice(which * views, (which + 1) * views)
+        parts: dict[str, Tensor] = {}
+        for f in fields(Row):
+            value: Tensor = getattr(self, f.name)
+            if f.name == "coefficients":
+                parts[f.name] = value[:, own]
+            elif f.name in SHARED_BY_VIEWS:
+                parts[f.name] = value[which]
+            else:
+                parts[f.name] = value[own]
+        parts["direction"] = parts["direction"] - which * directions
+        if parts["blend"].shape[1]:
+            parts["blend"] = parts["blend"][:, which * directions : (which + 1) * directions]
+        return Row(**parts)
+
+
+#: The parts of a row that are not a view's.
+SHARED_BY_VIEWS = ("step", "number", "loss_weights", "lr", "background_lr")
 
 
 class Schedule:
@@ -79,6 +103,47 @@ class Schedule:
     def to(self, device: torch.device | str) -> Schedule:
         """The same schedule on another device."""
         return Schedule(Row(*(getattr(self.rows, f.name).to(device) for f in fields(Row))))
+
+
+class ScheduleStack:
+    """The schedules of S objects that step together, each wherever it stands.
+
+    Args:
+        schedules: of one layout, that is with as many views and directions.
+        steps: that the longest schedule may ever have.
+        directions: rows of encoded prompts of an object; those of all objects follow each other.
+    """
+
+    def __init__(self, schedules: Sequence[Schedule], steps: int, directions: int) -> None:
+        first, objects = schedules[0]._packed, len(schedules)  # pyright: ignore[reportPrivateUsage]
+        self._packed = first.new_zeros(objects, steps, first.shape[1])
+        self._places = schedules[0]._places  # pyright: ignore[reportPrivateUsage]
+        self._begin = torch.arange(objects, device=first.device)
+        self._directions, self._steps = directions, steps
+        for slot, schedule in enumerate(schedules):
+            self.put(slot, schedule)
+
+    def put(self, slot: int, schedule: Schedule) -> None:
+        """Replace a schedule, in the same memory."""
+        self._packed[slot, : len(schedule)] = schedule._packed  # pyright: ignore[reportPrivateUsage]
+
+    def at(self, counters: Tensor) -> Row:
+        """The rows of steps whose numbers the device holds, [S] int64, as one: nothing is read on the host."""
+        objects = len(counters)
+        found = self._packed.flatten(0, 1).index_select(0, self._begin * self._steps + counters)
+        parts: dict[str, Tensor] = {}
+        for f, (kind, start, end, shape) in zip(fields(Row), self._places, strict=True):
+            value = found[:, start:end].view(kind).reshape(objects, *shape)
+            if f.name == "coefficients":  # [S, 5, V]
+                parts[f.name] = value.transpose(0, 1).flatten(1)
+            else:
+                parts[f.name] = value if f.name in SHARED_BY_VIEWS else value.flatten(0, 1)
+        own = self._begin[:, None].expand(objects, len(parts["sigma"]) // objects).reshape(-1)
+        parts["direction"] = parts["direction"] + own * self._directions
+        if parts["blend"].shape[1]:  # each view's shares of its own object's prompts
+            apart = (own[:, None] == self._begin)[:, :, None] * parts["blend"][:, None]
+            parts["blend"] = apart.flatten(1)
+        return Row(**parts)
 
 
 Place = tuple[torch.dtype, int, int, tuple[int, ...]]
@@ -141,6 +206,7 @@ def draw_schedule(
         sigma=fold(sigma),
         coefficients=fold(network_numbers(sigma, preconditioning)).transpose(1, 2).contiguous(),
         score_scale=fold((WEIGHTS[config.weighting](sigma.double()) / sigma.double() ** 2).float()),
+        guidance=fold(torch.full((count,), float(config.guidance))),
         slots=fold(count_slots(cameras, size, field.box.cpu(), field.step_size())),
         background=fold(draw_backgrounds(count, config.field, stream(config.seed, "backgrounds"))),
         loss_weights=loss_weights(steps, config.losses),

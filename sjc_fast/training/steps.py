@@ -7,6 +7,7 @@ through the network. Scores and losses are summed over the views and divided by 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,12 +15,13 @@ import torch
 from torch import Tensor
 
 from ..kernels.adamax import Move
-from ..kernels.contract import Gradients, Rendering, Scene, Upstream, gradient_shapes
+from ..kernels.contract import Gradients, Rendering, Upstream, gradient_shapes
 from ..kernels.march import march_accumulate, march_forward
 from ..kernels.measure import measure
 from ..rendering import render
 from ..rendering.fused import march_settings, scene_of
 from ..scene.field import VoxelField
+from ..scene.stack import FieldStack
 from .config import LossConfig, OptimizerConfig, TrainConfig
 from .losses import upstream_gradients
 from .optimizers import OPTIMIZERS, parameter_groups
@@ -28,7 +30,7 @@ from .scoring import Scorer
 
 
 class Metrics(NamedTuple):
-    """What a step measured, each a scalar tensor on the device."""
+    """What a step measured, each a scalar tensor on the device; or [S] of S objects."""
 
     sigma: Tensor  # mean over views
     opacity: Tensor  # mean over views and pixels
@@ -67,7 +69,7 @@ class Step:
     capturable = False
     """Whether the step never waits for the host, and so can be captured as a CUDA graph."""
 
-    def __init__(self, field: VoxelField, scorer: Scorer, settings: StepSettings) -> None:
+    def __init__(self, field: VoxelField | FieldStack, scorer: Scorer, settings: StepSettings) -> None:
         self.field, self.scorer, self.settings = field, scorer, settings
         self.kind = OPTIMIZERS[settings.optimizer.name]
         groups = parameter_groups(field, settings.optimizer.lr, settings.optimizer.background_lr)
@@ -76,11 +78,12 @@ class Step:
     def __call__(self, row: Row) -> Metrics:
         rendering, kept = self.render(row)
         update = self.scorer(rendering.features.detach(), row)
-        upstream = upstream_gradients(update * -(1 / len(update)), rendering, row.loss_weights, self.settings.losses)
+        views = len(update) // row.step.numel()  # of an object
+        upstream = upstream_gradients(update * -(1 / views), rendering, row.loss_weights, self.settings.losses)
         self.chain(rendering, kept, upstream)
         sums = self.optimize(row)
         seen = (rendering.opacity.detach(), rendering.emptiness.detach())
-        return Metrics(*measure(row.sigma, *seen, update, sums, backend=self.measured_by))
+        return Metrics(*measure(row.sigma, *seen, update, sums, backend=self.measured_by).unbind(-1))
 
     def render(self, row: Row) -> tuple[Rendering, Any]:
         """The row's views, and what their way back needs."""
@@ -115,6 +118,7 @@ class AutogradStep(Step):
             "beta": s.losses.emptiness_beta,
             "slots": row.slots,
         }
+        assert isinstance(self.field, VoxelField)  # only the fused step takes several
         return render(self.field, row.cameras, s.size, backend=s.backend, **options), None
 
     def chain(self, rendering: Rendering, kept: Any, upstream: Upstream) -> None:  # noqa: ARG002
@@ -134,25 +138,29 @@ class AutogradStep(Step):
 
 
 class FusedStep(Step):
-    """With the fused kernels: gradients in buffers of its own, rates read on the device.
+    """With the fused kernels: gradients in buffers of its own, rates read on the device; also of a stack of fields.
 
     The optimizer's state has the names and shapes of `torch.optim`, so that a run can change from one way to the other.
     """
 
-    def __init__(self, field: VoxelField, scorer: Scorer, settings: StepSettings) -> None:
+    def __init__(self, field: VoxelField | FieldStack, scorer: Scorer, settings: StepSettings) -> None:
         super().__init__(field, scorer, settings)
-        device = field.density.device
         self.capturable = settings.backend == "triton" and scorer.fused
         self.measured_by = settings.backend
         self.march = march_settings(field, settings.backend, settings.losses.emptiness_beta)
-        shapes = gradient_shapes(field.density.shape, field.channels)
-        self.grads = Gradients(*(torch.zeros(shape, device=device) for shape in shapes))
         for parameter in self.moved():
             zeros = {name: torch.zeros_like(parameter, requires_grad=False) for name in self.kind.moments}
             self.optimizer.state[parameter] = {"step": torch.zeros(()), **zeros}
 
+    @functools.cached_property
+    def grads(self) -> Gradients:
+        """Made at the first step, since an object that steps together with others never needs its own."""
+        density = self.field.density
+        shapes = gradient_shapes(density.shape, self.field.channels)
+        return Gradients(*(torch.zeros(shape, device=density.device) for shape in shapes))
+
     def render(self, row: Row) -> tuple[Rendering, Any]:
-        scene = Scene(*(t.detach() for t in scene_of(self.field, row.cameras, self.background(row))))
+        scene = scene_of(self.field, row.cameras, self.background(row)).detach()
         size = self.settings.size
         rendering, saved = march_forward(scene, height=size, width=size, slots=row.slots, **self.march)
         return rendering, (scene, saved)
@@ -164,7 +172,7 @@ class FusedStep(Step):
     def optimize(self, row: Row) -> Tensor:
         field, grads = self.field, self.grads
         channels = field.channels
-        texture = grads.texture.permute(2, 0, 1)[:channels]
+        texture = grads.texture.movedim(-1, -3)[..., :channels, :, :]
         gradients = [grads.density, grads.features[..., :channels], grads.log_scale, texture]
         moves: list[Move] = []
         for parameter, gradient in zip(self.moved(), gradients, strict=False):  # a plain background has no texture

@@ -27,14 +27,17 @@ class Trainer:
 
     Args:
         config: the run; `size` defaults to what the model scores.
-        model: the score model. Its text encoder is let go once the prompts are encoded.
+        model: the score model.
         device: where field and schedule live.
+        release: let the model's text encoder go once the prompts are encoded; False where more will be.
 
     Raises:
         UserError: something in the configuration does not fit the model.
     """
 
-    def __init__(self, config: TrainConfig, model: ScoreModel, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, config: TrainConfig, model: ScoreModel, device: torch.device | str = "cpu", *, release: bool = True
+    ) -> None:
         config.check()
         model.check_prompt(config.prompt)
         if model.latent and config.field.background != "texture":
@@ -59,8 +62,10 @@ class Trainer:
         self.schedule: Schedule = draw_schedule(config, self.field, model.sigmas, self.size, numbers).to(self.device)
         negative = config.score.negative_prompt if config.guidance != 1 else None
         conditions = encode_prompts(model, config.prompt, negative, config.cameras, self.device)
-        model.release_text_encoder()
-        scorer = make_scorer(model, conditions, ScoreSettings.of(config), self.backend, self.device)
+        if release:
+            model.release_text_encoder()
+        settings = ScoreSettings.of(config)
+        scorer = make_scorer(model, conditions, settings, [config.seed], self.backend, self.device)
         self.train_step: Step = make_step(self.field, scorer, StepSettings.of(config, self.size, self.backend))
         capturable = self.train_step.capturable and getattr(model, "capturable", True)
         self.graph = config.graph and capturable and self.device.type == "cuda"
@@ -135,8 +140,12 @@ class Trainer:
             restore_optimizer(self.train_step.optimizer, dict(checkpoint.optimizer))
         except (RuntimeError, ValueError) as error:
             raise UserError(f"the checkpoint is damaged: {' '.join(str(error).split())}") from None
-        self.position = checkpoint.step
-        self._counter.fill_(checkpoint.step)
+        self.move_to(checkpoint.step)
+
+    def move_to(self, position: int) -> None:
+        """Go on from a step, with the tensors that the field and its optimizer hold now."""
+        self.position = position
+        self._counter.fill_(position)
         self._replay, self._eager = None, 0  # a graph holds the addresses of the old state
 
 

@@ -46,11 +46,11 @@ def replace_for_benchmarks() -> None:
 
 def replace_for_runs() -> None:
     """For whole runs."""
-    from sjc_fast.runs import run
+    from sjc_fast.runs import attend
     from sjc_fast.training.trainer import Trainer
 
     # A field of zeros has no surface, and its last pictures would come from a decoder that is not there.
-    run.write_results = lambda *_: {}
+    attend.write_results = lambda *_: {}
     # Before a checkpoint it asks whether all is finite.
     Trainer.is_finite = lambda self: True
 

@@ -88,6 +88,42 @@ def test_several_parameters_in_one_launch_are_several_steps(kind, backend):
     assert not bool(several(moves, step, backend=backend).sum().isfinite())
 
 
+@pytest.mark.parametrize("backend", ["triton", "cpu"])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_several_objects_in_one_launch_are_steps_of_each(kind, backend):
+    """Each with its own rate and number of the step, to the last bit, and with sums of its own."""
+    if backend == "cpu" and DEVICE.type != "cpu":
+        pytest.skip("the compiled code takes CPU tensors")
+    several = {"adam": adam_steps, "adamax": adamax_steps}[kind]
+    each = [parts(seed) for seed in (0, 40, 80)]
+    params = [torch.stack(p) for p in zip(*(params for params, _ in each), strict=True)]
+    grads = [torch.zeros_like(p) for p in params[:3]]
+    grads.append(torch.zeros(3, 4, 4, 4, device=DEVICE).movedim(-1, -3)[:, :3])
+    moments = [[torch.zeros_like(p) for p in params] for _ in range(2)]
+    twins = [[torch.zeros_like(p) for p in own] for own, _ in each for _ in range(2)]
+    numbers = torch.tensor([[1, 0], [7, 0], [30, 0]], device=DEVICE)[:, 0]
+    rates = [torch.tensor([[0.1, 0], [0.02, 0], [0.3, 0]], dtype=torch.float64, device=DEVICE)[:, 0]] * 4  # with gaps
+    for k in range(2):
+        for i, grad in enumerate(grads):
+            grad.copy_(randn(*grad.shape, seed=10 * k + i))
+        alone = []
+        for s, (own, _) in enumerate(each):
+            own_grads = [grad[s].clone() for grad in grads]
+            given = (own, own_grads, twins[2 * s], twins[2 * s + 1], [rate[s] for rate in rates])
+            alone.append(several([Move(*t) for t in zip(*given, strict=True)], numbers[s] + k, backend=backend))
+        moves = [Move(*tensors) for tensors in zip(params, grads, *moments, rates, strict=True)]
+        sums = several(moves, numbers + k, backend=backend)
+        assert not any(bool(grad.any()) for grad in grads)
+    assert torch.equal(sums, torch.stack(alone))
+    for i, param in enumerate(params):
+        assert torch.equal(param, torch.stack([own[i] for own, _ in each]))
+    params[1][1, 4, 5, 6, 2] = float("nan")
+    finite = several(moves, numbers, backend=backend).sum(1).isfinite()
+    assert finite.tolist() == [True, False, True]
+    with pytest.raises(ValueError, match="one for each"):
+        several(moves, numbers[0], backend=backend)
+
+
 def test_strides_of_a_gradient():
     whole = torch.zeros(5, 6, 7, 4)
     assert gradient_rows(whole) == (1, 1, 0)

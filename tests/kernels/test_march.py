@@ -10,7 +10,7 @@ from sjc_fast import UserError
 from sjc_fast.kernels import bricks, contract
 from sjc_fast.kernels import march as module
 from sjc_fast.kernels.bricks import brick_maximum
-from sjc_fast.kernels.contract import Gradients, Quadrature, Saved, Upstream
+from sjc_fast.kernels.contract import Gradients, Quadrature, Saved, Scene, Upstream
 from sjc_fast.kernels.march import kernels, launch, march, march_accumulate, march_forward, march_gradients, march_skip
 from sjc_fast.kernels.march.launch import split
 from sjc_fast.rendering import checks, choose_backend, reference, render
@@ -439,7 +439,7 @@ def test_every_op_passes_opcheck(code, channels):
     torch.library.opcheck(module._march, arguments)
     features, depth, opacity, _, *rest = module._march(*arguments)
     saved = [x.detach() for x in Saved(features, depth, opacity, *rest)]
-    plain = [x.detach() for x in scene]
+    plain = scene.detach()
     upstream = Upstream(torch.ones_like(features), torch.ones_like(depth), None, torch.ones(1, device=code.device))
     upstream = Upstream(*(None if v is None else v.detach() for v in upstream))
     for deterministic in (False, True):
@@ -448,6 +448,87 @@ def test_every_op_passes_opcheck(code, channels):
     grads = [torch.zeros(s, device=code.device) for s in contract.gradient_shapes((5, 6, 7), channels)]
     torch.library.opcheck(module._accumulate, (*grads, *plain, *saved, *upstream, *quadrature, *plan, code.backend))
     torch.library.opcheck(bricks._brick_maximum, (field.density.detach(), code.backend))
+
+
+def stacked(channels, device, plain=False):
+    """Three grids that six views show in no order, and each grid's views alone."""
+    fields = [make_field("solid", channels=channels, seed=seed) for seed in range(3)]
+    for i, field in enumerate(fields):
+        field.density_scale.data.fill_(0.3 * i)
+    cameras, asset = ring(6, 20.0, 1.5, 60.0).to(device), torch.tensor([2, 0, 1, 1, 0, 2], device=device)
+    backdrop = torch.rand(6, channels, generator=torch.Generator().manual_seed(1)).to(device)
+    parts = [[p.detach().to(device) for p in (f.density, f.features, f.background, f.density_scale)] for f in fields]
+    alone = []
+    for i, (density, features, background, log_scale) in enumerate(parts):
+        own = (asset == i).nonzero()[:, 0]
+        behind = backdrop[own] if plain else background
+        box = fields[0].box.to(device)
+        alone.append((own, Scene(density, features, behind, log_scale, cameras.c2w[own], cameras.fov[own], box)))
+    together = [torch.stack(tensors) for tensors in zip(*parts, strict=True)]
+    together[2] = backdrop if plain else together[2]
+    return Scene(*together, cameras.c2w, cameras.fov, box, asset), alone
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("channels", [3, 4, 6])
+def test_views_of_several_grids_are_those_of_each_alone(code, channels, plain):
+    """To the last bit, but for Triton's sums of gradients, which have no order; none goes to another grid."""
+    scene, alone = stacked(channels, code.device, plain)
+    options = {"step": 0.2, "sigmoid": channels == 3, "backend": code.backend}
+    generator = torch.Generator().manual_seed(4)
+    rendering, saved = march_forward(scene, height=9, width=7, **options)
+    up = Upstream(*(torch.randn(x.shape, generator=generator).to(code.device) for x in rendering))
+    grads = Gradients(
+        *(torch.zeros(s, device=code.device) for s in contract.gradient_shapes(scene.density.shape, channels))
+    )
+    march_accumulate(grads, scene, saved, up, **options)
+    close = {"rtol": 0, "atol": 0} if code.backend == "cpu" else {"rtol": 1e-4, "atol": 1e-5}
+    for i, (own, one) in enumerate(alone):
+        expected, kept = march_forward(one, height=9, width=7, **options)
+        for mine, theirs in zip(rendering, expected, strict=True):
+            assert torch.equal(mine[own], theirs)
+        sums = Gradients(
+            *(torch.zeros(s, device=code.device) for s in contract.gradient_shapes(one.density.shape, channels))
+        )
+        march_accumulate(sums, one, kept, Upstream(*(u[own] for u in up)), **options)
+        assert bool(sums.density.any())
+        for mine, theirs in zip(grads, sums, strict=True):
+            torch.testing.assert_close(mine[i], theirs, **close)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_autograd_through_several_grids(code, deterministic):
+    scene, alone = stacked(4, code.device)
+    options = {"height": 5, "width": 4, "step": 0.3, "backend": code.backend, "deterministic": deterministic}
+
+    def gradients(scene):
+        leaves = [scene.density, scene.features, scene.background, scene.log_scale]
+        leaves = [x.clone().requires_grad_() for x in leaves]
+        out = march(Scene(*leaves, *scene[4:]), **options)
+        return torch.autograd.grad(out.features.square().sum() + out.emptiness.sum(), leaves)
+
+    every = gradients(scene)
+    for i, (_own, one) in enumerate(alone):
+        for mine, theirs in zip(every, gradients(one), strict=True):
+            torch.testing.assert_close(mine[i], theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_grids_that_are_no_stack(code):
+    scene, _ = stacked(4, code.device)
+    options = {"height": 5, "width": 4, "step": 0.3, "backend": code.backend}
+    for wrong in (
+        scene._replace(asset=None),
+        scene._replace(asset=scene.asset.int()),
+        scene._replace(asset=scene.asset[:5]),
+        scene._replace(log_scale=scene.log_scale[0]),
+        scene._replace(background=scene.background[0]),
+        scene._replace(features=scene.features[:2]),
+    ):
+        with pytest.raises(ValueError, match=r"asset|one grid|background"):
+            march(wrong, **options)
+    if code.device.type == "cpu":
+        with pytest.raises(ValueError, match="number the 3 grids"):
+            march(scene._replace(asset=scene.asset + 1), **options)
 
 
 @pytest.mark.slow

@@ -25,6 +25,17 @@ def test_measure(views):
     assert not bool(measure(*given, backend="triton")[4].isfinite())
 
 
+def test_objects_are_measured_each_alone():
+    *views, sums = tensors(6)
+    sums = sums[:4998].reshape(3, -1)
+    together = measure(*views, sums, backend="triton")
+    for i, own in enumerate(zip(*(x.chunk(3) for x in views), sums, strict=True)):
+        assert torch.equal(together[i], measure(*own, backend="triton"))
+    torch.testing.assert_close(together, reference.measure(*views, sums), rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("backend", ["triton", "cpu"])
 def test_opcheck(backend):
     torch.library.opcheck(module._measure, (*tensors(2), backend))
+    *views, sums = tensors(4)
+    torch.library.opcheck(module._measure, (*views, sums[:5000].reshape(2, -1), backend))

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from sjc_fast.kernels import native
-from sjc_fast.kernels.contract import Scene
 from sjc_fast.kernels.march import march_forward
 from sjc_fast.rendering.checks import assert_matches, make_cameras, make_field, run
 from sjc_fast.rendering.fused import march_settings, scene_of
@@ -42,7 +41,7 @@ def test_any_number_of_threads_gives_the_same_bits(threads, channels):
 def test_more_samples_than_the_buffer_holds():
     """Tiles go through in chunks."""
     field, cameras = make_field("fog", (48, 50, 52), 3), make_cameras("outside")
-    scene = Scene(*(t.detach() for t in scene_of(field, cameras)))
+    scene = scene_of(field, cameras).detach()
     samples = march_forward(scene, height=80, width=72, **march_settings(field, "cpu", 10.0))[1].stop.sum()
     assert samples > 1 << 20
     # Of 17,280 rays one may end just before or just after a sample, by rounding: 1.2% of opacity, in one pixel.

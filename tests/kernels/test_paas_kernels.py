@@ -134,6 +134,33 @@ def test_strong_guidance_of_extreme_half_precision_answers_stays_finite():
     assert float(update.abs().max()) > 1e7
 
 
+@pytest.mark.parametrize(
+    ("samples", "antithetic", "coefficient"), [(3, False, "auto"), (2, True, 0.0), (1, False, 1.0)]
+)
+def test_objects_that_step_together_have_what_each_has_alone(samples, antithetic, coefficient):
+    """Six views of three objects: each object's noise by its own seed and step, each view's guidance, to the bit."""
+    x, _ = views(count=6)
+    sigma, guidance = (c.to(DEVICE) for c in (torch.logspace(-1, 1, 6), torch.arange(6.0)))
+    seeds, steps = torch.tensor([[5, 0], [SEED - 2**64, 41], [7, 9]], device=DEVICE).T  # with gaps
+    options = {"noise_samples": samples, "antithetic": antithetic}
+    batch = perturb(x, sigma, numbers_of(sigma).c_in, seeds, steps, doubled=True, dtype=torch.float32, **options)
+    said = torch.randn(batch.shape, generator=torch.Generator().manual_seed(3)).to(DEVICE)
+    given = (x, sigma, numbers_of(sigma), scale_of(sigma), said, seeds, steps, guidance)
+    update = fused_paas_update(*given, coefficient=coefficient, **options)
+    for s in range(3):
+        own = slice(2 * s, 2 * s + 2)
+        noise = (seeds[s], steps[s])
+        one = perturb(
+            x[own], sigma[own], numbers_of(sigma[own]).c_in, *noise, doubled=True, dtype=torch.float32, **options
+        )
+        assert torch.equal(batch.unflatten(0, (2, 3, -1))[:, s].flatten(0, 1), one)
+        answer = said.unflatten(0, (2, 3, -1))[:, s].flatten(0, 1)
+        given = (x[own], sigma[own], numbers_of(sigma[own]), scale_of(sigma[own]), answer, *noise, guidance[own])
+        assert torch.equal(update[own], fused_paas_update(*given, coefficient=coefficient, **options))
+    with pytest.raises(ValueError, match="share the views evenly"):
+        perturb(x, sigma, sigma, seeds[:2].repeat(2), steps[:2].repeat(2), noise_samples=1)
+
+
 def test_another_step_or_seed_is_other_noise():
     x, sigma = views()
     draws = [
@@ -162,7 +189,7 @@ def test_opcheck():
     numbers, rest = numbers_of(sigma), (scalar(SEED), scalar(STEP))
     torch.library.opcheck(module._perturb, (x, sigma, numbers.c_in, *rest, 2, True, True, 2, torch.float16, True))
     answer = perturb(x, sigma, numbers.c_in, *rest, noise_samples=2, doubled=True)
-    guidance = torch.tensor(7.5, device=DEVICE)
+    guidance = torch.full((2,), 7.5, device=DEVICE)
     given = (x, sigma, numbers.c_skip, numbers.c_skip_less_one, numbers.c_out)
     torch.library.opcheck(module._update, (*given, sigma, answer, *rest, guidance, None, 2, False, 0.0, 1))
     torch.library.opcheck(module._regress, (*given, answer, *rest, guidance, 2, 1))

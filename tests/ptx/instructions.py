@@ -153,8 +153,11 @@ def divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def high(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The upper half of a product."""
     bits = 8 * a.dtype.itemsize
-    return ((a.astype(np.uint64) * b.astype(np.uint64)) >> np.uint64(bits)).astype(a.dtype)
+    if a.dtype == np.uint32:
+        return ((a.astype(np.uint64) * b.astype(np.uint64)) >> np.uint64(bits)).astype(a.dtype)
+    return ((a.astype(object) * b.astype(object)) >> bits).astype(a.dtype)  # Python's own integers, of any size
 
 
 def shifted(left: bool, a: np.ndarray, amount: np.ndarray) -> np.ndarray:

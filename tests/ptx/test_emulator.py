@@ -62,6 +62,13 @@ LANES = np.arange(32, dtype=np.uint32)
     ("operation", "truth"),
     [
         ("mul.hi.u32 %r6, %r5, -845247145", lambda n: [int(x) * (2**32 - 845247145) >> 32 for x in n]),
+        ("mul.hi.s32 %r6, %r5, -7", lambda n: [(int(x) * -7 >> 32) % 2**32 for x in n.view(np.int32)]),
+        (
+            "mul.wide.u32 %rd5, %r5, %r5;\nmul.hi.s64 %rd6, %rd5, 6148914691236517206;\ncvt.u32.u64 %r6, %rd6",
+            lambda n: [
+                (int((np.uint64(x) * np.uint64(x)).view(np.int64)) * 6148914691236517206 >> 64) % 2**32 for x in n
+            ],
+        ),
         ("div.s32 %r6, %r5, -7", lambda n: [int(x / -7) % 2**32 for x in n.view(np.int32).astype(float)]),
         ("rem.s32 %r6, %r5, 7", lambda n: [int(np.fmod(x, 7)) % 2**32 for x in n.view(np.int32).astype(float)]),
         ("bfe.s32 %r6, %r5, 4, 1", lambda n: [2**32 - 1 if x >> 4 & 1 else 0 for x in n.tolist()]),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sjc_fast import load_score_model
-from sjc_fast.runs import run
+from sjc_fast.runs import attend
 from sjc_fast.runs.results import take_preview
 from sjc_fast.runs.writer import BackgroundWriter
 from sjc_fast.training.config import TrainConfig, merge
@@ -73,8 +73,8 @@ def test_errors_reach_who_gave_the_work(caplog):
 
 def test_what_is_due(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(run.time, "monotonic", lambda: now[0])
-    by_steps, by_time = run.Cadence(3, 1.0), run.Cadence(None, 2.0)
+    monkeypatch.setattr(attend.time, "monotonic", lambda: now[0])
+    by_steps, by_time = attend.Cadence(3, 1.0), attend.Cadence(None, 2.0)
     found = []
     for step in range(1, 10):
         now[0] += 0.9

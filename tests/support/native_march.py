@@ -2,7 +2,7 @@
 
 import torch
 
-from sjc_fast.kernels.contract import Gradients, Scene, Upstream
+from sjc_fast.kernels.contract import Gradients, Upstream
 from sjc_fast.kernels.march import march_accumulate, march_forward
 from sjc_fast.rendering.checks import make_cameras, make_field
 from sjc_fast.rendering.fused import march_settings, scene_of
@@ -10,7 +10,7 @@ from sjc_fast.rendering.fused import march_settings, scene_of
 
 def gradients(field, cameras, height=19, width=21):
     """Outputs and gradients of the compiled march."""
-    scene = Scene(*(t.detach() for t in scene_of(field, cameras)))
+    scene = scene_of(field, cameras).detach()
     options = march_settings(field, "cpu", 10.0)
     rendering, saved = march_forward(scene, height=height, width=width, **options)
     shape = field.density.shape

@@ -189,7 +189,7 @@ def test_no_tensor_and_no_number_of_a_step_is_the_hosts(monkeypatch):
         assert isinstance(model, NetworkModel)
         conditions = Conditions(torch.zeros(4, 77, 768), torch.zeros(1, 77, 768))
         settings, device = StepSettings.of(config, 64, "triton"), torch.device("meta")
-        scorer = make_scorer(model, conditions, ScoreSettings.of(config), "triton", device)
+        scorer = make_scorer(model, conditions, ScoreSettings.of(config), [config.seed], "triton", device)
         step = FusedStep(VoxelField(100, 4), scorer, settings)
         assert step.capturable
         shapes = {"c2w": (4, 4), "background": (3,), "blend": (0,)}
