@@ -38,7 +38,7 @@ from .report import save
 TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 INTEGERS = {
     "height", "width", "depth", "grid_depth", "grid_height", "grid_width", "count", "rays", "samples", "copies",
-    "pixels", "rows", "views", "numbers", "parts",
+    "pixels", "rows", "views", "numbers", "parts", "first_view", "first_draw", "draws",
 }  # fmt: skip
 FLOATS = {
     "density_shift",

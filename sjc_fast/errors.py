@@ -9,6 +9,10 @@ class UserError(Exception):
     """What is wrong, where, and what to do about it, in one line. The command line prints it and exits with code 2."""
 
 
+class LostProcessError(UserError):
+    """Another process of the same run has ended."""
+
+
 class MissingTool(UserError):  # noqa: N818 (the name says it)
     """A program that is needed for this is not on the machine."""
 

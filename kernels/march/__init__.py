@@ -147,9 +147,13 @@ def march_accumulate(
     density_shift: float = -1.0,
     sigmoid: bool = False,
     beta: float = 10.0,
+    deterministic: bool = False,
     backend: str | None = None,
 ) -> None:
     """The backward pass of `march_forward`, added to buffers that the optimizer step leaves at zero.
+
+    Args:
+        deterministic: the same bits from run to run, as for `march`; by buffers of its own, in 64 bits.
 
     Raises:
         ValueError: buffers of another shape or type, or not 16-byte aligned; upstream gradients of another shape.
@@ -165,6 +169,11 @@ def march_accumulate(
     backend = choose_backend(saved.depth, backend)
     plan = _plan(backend, saved.depth.numel())  # as march_forward chose
     quadrature = Quadrature(step, density_shift, sigmoid, beta)
+    if deterministic and backend != "cpu":  # whose sums have one order anyway
+        new = march_gradients(*scene, *saved, *upstream, *quadrature, *plan, True, backend)
+        for buffer, gradient in zip(grads, new, strict=True):
+            buffer.add_(gradient)
+        return
     _accumulate(*grads, *scene, *saved, *upstream, *quadrature, *plan, backend)
 
 

@@ -13,12 +13,16 @@ The plain versions, which specify this, are in `sjc_fast.paas`; reference.py has
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..contract import implementation
+
+#: All views of an object, and all their draws.
+ALL = (0, 0, 0)
 
 
 class Coefficients(NamedTuple):
@@ -44,6 +48,7 @@ def perturb(
     patch: int = 1,
     dtype: torch.dtype = torch.float16,
     channels_last: bool = True,
+    share: Sequence[int] = ALL,
 ) -> Tensor:
     """The network's input: N noised copies of each view, ``c_in (x + sigma n)`` (Eq. 13).
 
@@ -51,6 +56,8 @@ def perturb(
         antithetic: the second half of a view's copies mirrors the first (n, -n); N must be even.
         doubled: the whole batch twice, for the conditional and the unconditional half of guidance.
         patch: squares of so many pixels a side become channels (`torch.nn.functional.pixel_unshuffle`).
+        share: where x is a part of an object's views, or these copies a part of its draws: the number of the first
+            view, of the first draw (a copy, or a pair), and of all draws of a view.
 
     Returns:
         [V N, C patch^2, H / patch, W / patch] in `dtype` (2 V N with `doubled`), view by view.
@@ -59,7 +66,8 @@ def perturb(
         ValueError: N < 1, an odd N of pairs, an image that `patch` does not divide, or other shapes.
     """
     _check(x, (sigma, c_in), (seed, step), noise_samples, antithetic, patch)
-    return _perturb(x, sigma, c_in, seed, step, noise_samples, antithetic, doubled, patch, dtype, channels_last)
+    options = (noise_samples, antithetic, doubled, patch, dtype, channels_last, list(share))
+    return _perturb(x, sigma, c_in, seed, step, *options)
 
 
 def fused_paas_update(
@@ -76,13 +84,14 @@ def fused_paas_update(
     antithetic: bool = False,
     coefficient: float | Literal["auto"] = 0.0,
     patch: int = 1,
+    share: Sequence[int] = ALL,
 ) -> Tensor:
     """The weighted PAAS update of each view, from the network's answers; the noise is made again, not stored.
 
     Guidance ``u + g (c - u)`` is taken in float32, the answer becomes D, and the update is the mean of
     ``D - x - c sigma n`` over the copies, times `scale`: Eq. 15 for coefficient 1, Eq. 16 for 0. "auto" fits one c a
     copy, by regression of ``D - x`` on ``sigma n`` over the view's other copies (over itself for N = 1), in a pass
-    before; in antithetic pairs any c cancels, and nothing is fitted.
+    before; in antithetic pairs any c cancels, and nothing is fitted. It takes all draws of a view.
 
     Returns:
         [V, C, H, W] float32.
@@ -90,6 +99,7 @@ def fused_paas_update(
     Raises:
         ValueError: as `perturb`, or an answer of another shape.
     """
+    share = list(share)
     numbers = (coefficients.c_skip, coefficients.c_skip_less_one, coefficients.c_out)
     _check(x, (sigma, scale, *numbers), (seed, step), noise_samples, antithetic, patch)
     guidance = guidance.expand(len(x)).contiguous()
@@ -101,13 +111,12 @@ def fused_paas_update(
     if coefficient == "auto":
         coefficient = 0.0
         if not antithetic:
-            dot, total = _regress(x, sigma, *numbers, answer, seed, step, guidance, noise_samples, patch)
+            dot, total = _regress(x, sigma, *numbers, answer, seed, step, guidance, noise_samples, patch, share)
             if noise_samples > 1:  # what the other copies say, so that c does not depend on the noise it multiplies
                 dot, total = dot.sum(1, keepdim=True) - dot, total.sum(1, keepdim=True) - total
             fitted = dot / total
-    return _update(
-        x, sigma, *numbers, scale, answer, seed, step, guidance, fitted, noise_samples, antithetic, coefficient, patch
-    )
+    options = (noise_samples, antithetic, coefficient, patch, share)
+    return _update(x, sigma, *numbers, scale, answer, seed, step, guidance, fitted, *options)
 
 
 def _check(
@@ -141,11 +150,13 @@ def _perturb(
     patch: int,
     dtype: torch.dtype,
     channels_last: bool,
+    share: list[int],
 ) -> Tensor:
-    out = _empty_batch(x, sigma, c_in, seed, step, noise_samples, antithetic, doubled, patch, dtype, channels_last)
+    drawing = (noise_samples, antithetic, doubled, patch)
+    out = _empty_batch(x, sigma, c_in, seed, step, *drawing, dtype, channels_last, share)
     if x.numel():
         launch = implementation("paas", "triton")
-        launch.perturb(out, x, sigma, c_in, seed, step, noise_samples, antithetic, doubled, patch, channels_last)
+        launch.perturb(out, x, sigma, c_in, seed, step, *drawing, channels_last, share)
     return out
 
 
@@ -162,6 +173,7 @@ def _empty_batch(
     patch: int,
     dtype: torch.dtype,
     channels_last: bool,
+    share: list[int],
 ) -> Tensor:
     views, channels, height, width = x.shape
     shape = (views * noise_samples * (2 if doubled else 1), channels * patch**2, height // patch, width // patch)
@@ -182,19 +194,20 @@ def _regress(
     guidance: Tensor,
     noise_samples: int,
     patch: int,
+    share: list[int],
 ) -> Tensor:
     """``<D - x, sigma n>`` and ``<sigma n, sigma n>`` of every copy, [2, V, N]."""
     out = torch.empty(2, len(x), noise_samples, device=x.device)
     if not x.numel():
         return out.zero_()
     numbers = (sigma, c_skip, c_skip_less_one, c_out)
-    implementation("paas", "triton").regress(out, x, numbers, answer, seed, step, guidance, noise_samples, patch)
+    implementation("paas", "triton").regress(out, x, numbers, answer, seed, step, guidance, noise_samples, patch, share)
     return out
 
 
 @_regress.register_fake
 def _(x: Tensor, sigma: Tensor, c_skip: Tensor, c_skip_less_one: Tensor, c_out: Tensor, answer: Tensor, seed: Tensor,
-      step: Tensor, guidance: Tensor, noise_samples: int, patch: int) -> Tensor:  # fmt: skip
+      step: Tensor, guidance: Tensor, noise_samples: int, patch: int, share: list[int]) -> Tensor:  # fmt: skip
     return torch.empty(2, len(x), noise_samples, device=x.device)
 
 
@@ -215,13 +228,15 @@ def _update(
     antithetic: bool,
     coefficient: float,
     patch: int,
+    share: list[int],
 ) -> Tensor:
     out = torch.empty(x.shape, device=x.device)
     if x.numel():
         numbers = (sigma, c_skip, c_skip_less_one, c_out)
         implementation("paas", "triton").update(
-            out, x, numbers, scale, answer, seed, step, guidance, fitted, noise_samples, antithetic, coefficient, patch
-        )
+            out, x, numbers, scale, answer, seed, step, guidance, fitted, noise_samples, antithetic, coefficient, patch,
+            share,
+        )  # fmt: skip
     return out
 
 

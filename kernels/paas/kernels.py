@@ -45,7 +45,10 @@ def perturb_kernel(
     step,  # [objects]
     out,  # [V N (x 2), C p p, H / p, W / p]
     views,  # of an object
-    count,  # of its noise: views DRAWN C H W
+    first_view,  # of the object's that is here, and draw; and draws in all
+    first_draw,
+    draws,
+    count,  # of its noise here: views DRAWN C H W
     copies,  # V N C H W
     height,
     width,
@@ -65,7 +68,8 @@ def perturb_kernel(
     j, drawn, view = i % size, i // size % DRAWN, which * views + i // (size * DRAWN)
     s = tl.load(sigma + view, mask, other=1.0)
     x = tl.load(clean + view * size + j, mask, other=0.0)
-    offset = s * normal_at(i, tl.load(seed + which), tl.load(step + which))
+    number = ((first_view + i // (size * DRAWN)) * draws + first_draw + drawn) * size + j
+    offset = s * normal_at(number, tl.load(seed + which), tl.load(step + which))
     scale = tl.load(c_in + view, mask, other=1.0)
     spot = place(j, height, width, CHANNELS, PATCH, LAST)
     for mirror in tl.static_range(2 if MIRRORED else 1):
@@ -103,6 +107,7 @@ def regress_kernel(
     step,  # [objects]
     out,  # [2, V, N]
     views,  # of an object
+    first_view,  # of the object's that is here
     copies,  # V N C H W
     height,
     width,
@@ -130,7 +135,7 @@ def regress_kernel(
         j = start + tl.arange(0, BLOCK)
         mask = j < size
         x = tl.load(clean + view * size + j, mask, other=0.0)
-        noise = normal_at(own * size + j, tl.load(seed + which), tl.load(step + which))
+        noise = normal_at((first_view * COUNT + own) * size + j, tl.load(seed + which), tl.load(step + which))
         there = copy * size + place(j, height, width, CHANNELS, PATCH, LAST)
         change = difference(
             x, s, noise, skip, less_one, out_scale, answer, there, copies, strength, mask, DOUBLED
@@ -157,7 +162,10 @@ def paas_update_kernel(
     scale,  # [V] what the mean is multiplied by: the weight of the score over sigma^2
     out,  # [V, C, H, W]
     views,  # of an object
-    count,  # of its numbers: views C H W
+    first_view,  # of the object's that is here, and draw; and draws in all
+    first_draw,
+    draws,
+    count,  # of its numbers here: views C H W
     copies,  # V N C H W
     height,
     width,
@@ -190,7 +198,8 @@ def paas_update_kernel(
     total = s * 0
     c = total + coefficient
     for drawn in range(DRAWN):
-        drawn_noise = normal_at((own * DRAWN + drawn) * size + j, tl.load(seed + which), tl.load(step + which))
+        number = ((first_view + own) * draws + first_draw + drawn) * size + j
+        drawn_noise = normal_at(number, tl.load(seed + which), tl.load(step + which))
         for mirror in tl.static_range(2 if MIRRORED else 1):
             noise = -drawn_noise if mirror else drawn_noise
             copy = view * (DRAWN * (2 if MIRRORED else 1)) + mirror * DRAWN + drawn

@@ -27,6 +27,7 @@ def perturb(
     doubled: bool,
     patch: int,
     channels_last: bool,
+    share: list[int],
 ) -> None:
     """Write the noised copies."""
     drawn = _drawn(noise_samples, antithetic)
@@ -35,9 +36,9 @@ def perturb(
         count = x.numel() // objects * drawn
         launch(perturb_kernel, triton.cdiv(count, BLOCK_SIZE), objects)(
             x.contiguous(), sigma.contiguous(), c_in.contiguous(), seed.contiguous(),
-            step.contiguous(), out, views, count,
-            x.numel() * noise_samples, *x.shape[2:], DRAWN=drawn, MIRRORED=antithetic, DOUBLED=doubled,
-            LAST=channels_last, BLOCK=BLOCK_SIZE, **_constants(x, patch),
+            step.contiguous(), out, views, *_share(share, drawn), count, x.numel() * noise_samples, *x.shape[2:],
+            DRAWN=drawn, MIRRORED=antithetic, DOUBLED=doubled, LAST=channels_last, BLOCK=BLOCK_SIZE,
+            **_constants(x, patch),
         )  # fmt: skip
 
 
@@ -51,6 +52,7 @@ def regress(
     guidance: Tensor,
     noise_samples: int,
     patch: int,
+    share: list[int],
 ) -> None:
     """Write the two sums of every copy."""
     settled, last = _settled(answer)
@@ -58,7 +60,7 @@ def regress(
         objects, views = seed.numel(), len(x) // seed.numel()
         launch(regress_kernel, views * noise_samples, objects)(
             x.contiguous(), *(n.contiguous() for n in numbers), settled, guidance, seed.contiguous(),
-            step.contiguous(), out, views, x.numel() * noise_samples, *x.shape[2:],
+            step.contiguous(), out, views, share[0], x.numel() * noise_samples, *x.shape[2:],
             COUNT=noise_samples, DOUBLED=_doubled(answer, x, noise_samples),
             LAST=last, BLOCK=REGRESSION_BLOCK, **(_constants(x, patch) | {"num_warps": 8}),
         )  # fmt: skip
@@ -78,16 +80,19 @@ def update(
     antithetic: bool,
     coefficient: float,
     patch: int,
+    share: list[int],
 ) -> None:
     """Write the update."""
     settled, last = _settled(answer)
+    drawn = _drawn(noise_samples, antithetic)
     with torch.cuda.device_of(x):
         objects, views = seed.numel(), len(x) // seed.numel()
         count = x.numel() // objects
         launch(paas_update_kernel, triton.cdiv(count, BLOCK_SIZE), objects)(
             x.contiguous(), *(n.contiguous() for n in numbers), settled, guidance, seed.contiguous(), step.contiguous(),
-            x if fitted is None else fitted, scale.contiguous(), out, views, count, x.numel() * noise_samples,
-            *x.shape[2:], coefficient, FITTED=fitted is not None, DRAWN=_drawn(noise_samples, antithetic),
+            x if fitted is None else fitted, scale.contiguous(), out, views, *_share(share, drawn), count,
+            x.numel() * noise_samples,
+            *x.shape[2:], coefficient, FITTED=fitted is not None, DRAWN=drawn,
             MIRRORED=antithetic, DOUBLED=_doubled(answer, x, noise_samples), LAST=last, BLOCK=BLOCK_SIZE,
             **_constants(x, patch),
         )  # fmt: skip
@@ -100,6 +105,12 @@ def _constants(x: Tensor, patch: int) -> dict[str, Any]:
 def _drawn(noise_samples: int, antithetic: bool) -> int:
     """Independent copies of a view: mirrored pairs share one."""
     return noise_samples // 2 if antithetic else noise_samples
+
+
+def _share(share: list[int], drawn: int) -> tuple[int, int, int]:
+    """First view, first draw, and draws in all, which are those that are here where nothing else is said."""
+    first_view, first_draw, draws = share
+    return first_view, first_draw, draws or drawn
 
 
 def _doubled(answer: Tensor, x: Tensor, noise_samples: int) -> bool:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TypeVar, cast
 
-from ..errors import UserError, name_settings_as_options
+from ..errors import LostProcessError, UserError, name_settings_as_options
 from ..runs.console import silence
 
 #: Commands and what they do; each is a module of this package with a `main(arguments)`.
@@ -32,6 +32,11 @@ COMMANDS = {
     "models": "the score models that can be loaded, and the words the embedded one knows",
     "doctor": "what this machine has, what is missing, and how to get it",
 }
+
+#: Set for the processes of a run that `train --devices` starts: it says itself what happens to them.
+LAUNCHED = "SJC_FAST_LAUNCHED"
+#: The exit code of such a process that ends because another one did.
+LOST = 3
 
 HELP = """sjc-fast: text to 3D by Score Jacobian Chaining
 
@@ -59,6 +64,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         os.getcwd()
         _dispatch(arguments)
+    except LostProcessError as error:
+        if os.environ.get(LAUNCHED):  # whoever started this process says what happened
+            sys.exit(LOST)
+        _fail(str(error))
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:

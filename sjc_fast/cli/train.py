@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -13,11 +14,12 @@ from ..runs.console import ProgressReporter, say
 from ..runs.folder import RunFolder
 from ..runs.recipes import find_recipe
 from ..runs.reporter import CompositeReporter, Reporter
-from ..runs.run import run
+from ..runs.run import check_early, run
 from ..runs.settings import default_config, default_model, resumed_config
 from ..runs.trackers import TensorBoardReporter, WandbReporter
 from ..training.config import TrainConfig, merge
 from . import option_value, parse
+from .launch import launch, parse_devices
 
 
 @dataclass
@@ -33,20 +35,43 @@ class TrainOptions(TrainConfig):
     """Where the viewer listens; 0.0.0.0 lets other machines in."""
     wandb: str | None = None
     """Also log to this project of Weights & Biases, an optional package."""
+    devices: str | None = None
+    """Share the views and noise samples of each step out to these CUDA devices, e.g. 0,1: a process each."""
 
 
 def main(arguments: list[str]) -> None:
     """Read the options over the defaults that suit the model (or the resumed run's), train, and say what came out."""
     options = read_options(arguments)
+    if options.devices is not None:
+        devices = parse_devices(options.devices)
+        check_early(config_of(options))
+        sys.exit(launch(devices, without_option(arguments, "devices")))
     started = time.monotonic()
     try:
         result = run(config_of(options), reporters(options))
     except Interrupted as stop:
-        print(f"stopped; continue with: sjc-fast train --resume {shlex.quote(str(stop.folder))}", file=sys.stderr)
+        if leads():
+            print(f"stopped; continue with: sjc-fast train --resume {shlex.quote(str(stop.folder))}", file=sys.stderr)
         sys.exit(130)
+    if not leads():
+        return
     say(f"done in {time.monotonic() - started:.0f} s: {result.folder}")
     for path in RunFolder(result.folder).results():
         say(f"  {path}")
+
+
+def leads() -> bool:
+    """Whether this process is the only one, or the one that talks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def without_option(arguments: list[str], name: str) -> list[str]:
+    """The arguments without --name VALUE and --name=VALUE."""
+    rest = list(arguments)
+    while f"--{name}" in rest:
+        at = rest.index(f"--{name}")
+        del rest[at : at + 2]
+    return [argument for argument in rest if not argument.startswith(f"--{name}=")]
 
 
 def reporters(options: TrainOptions) -> CompositeReporter:
@@ -55,6 +80,8 @@ def reporters(options: TrainOptions) -> CompositeReporter:
     Raises:
         UserError: somebody who was asked for cannot be had.
     """
+    if not leads():
+        return CompositeReporter([])
     found: list[Reporter] = [ProgressReporter(), TensorBoardReporter()]
     if options.viewer:
         from ..viewer import ViewerReporter

@@ -21,8 +21,9 @@ from ..scores.lora import parse_lora
 from ..scores.protocol import ScoreModel
 from ..training.checkpoint import load_checkpoint
 from ..training.config import TrainConfig, save_yaml
+from ..training.distributed import Ranks, introduced
 from ..training.trainer import Trainer
-from .attend import Attendant
+from .attend import Attendant, Interrupted
 from .folder import RunFolder
 from .reporter import Reporter
 from .settings import check_words, limit_memory, network_dtype, pick_device
@@ -81,9 +82,18 @@ def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is written first.
     """
     started = time.monotonic()
-    check_early(config)
+    config.check()
     config = settle(config)
-    device = pick_device(config.device)
+    with introduced(config.device) as ranks:
+        if ranks is None or ranks.leads:
+            check_early(config)
+        return _run(config, reporter if ranks is None or ranks.leads else Reporter(), model, ranks, started)
+
+
+def _run(
+    config: TrainConfig, reporter: Reporter, model: ScoreModel | None, ranks: Ranks | None, started: float
+) -> Result:
+    device = ranks.device if ranks else pick_device(config.device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # events and graphs belong to the current device
     limit_memory(config.memory_limit, device)
@@ -97,13 +107,17 @@ def run(config: TrainConfig, reporter: Reporter, model: ScoreModel | None = None
         choice = getattr(model, "attention", None)
         if choice and config.attention != "sdpa":
             reporter.announce(f"attention {choice.name}")
-        trainer = Trainer(config, model, device)
+        trainer = Trainer(config, model, device, ranks=ranks)
         if config.resume and RunFolder(config.resume).checkpoint.exists():
             trainer.restore(load_checkpoint(RunFolder(config.resume).checkpoint))
+        if ranks is not None and not ranks.leads:
+            folder = RunFolder(config.resume or config.output or Path())
+            follow(trainer, ranks, folder)
+            return Result(trainer.field, trainer.config, model, folder.path)
         model.prepare_decoder()  # a VAE that does not load is met now, not in the middle of the run
         folder = make_folder(config)
         with Attendant(trainer, folder, reporter, time.monotonic() - started) as attendant:
-            train(trainer, attendant, reporter)
+            train(trainer, attendant, reporter, ranks)
             attendant.finish()
     except torch.OutOfMemoryError as error:
         raise UserError(
@@ -138,12 +152,27 @@ def absolute_lora(text: str) -> str:
     return f"{path.absolute()}{'' if weight == 1 else f':{weight:g}'}"
 
 
-def train(trainer: Trainer, attendant: Attendant, reporter: Reporter) -> None:
+def train(trainer: Trainer, attendant: Attendant, reporter: Reporter, ranks: Ranks | None = None) -> None:
     """Take the steps that are left, with their regular work."""
     with stop_requests() as stop:
         for position in trainer.remaining():
             reporter.step(position)
-            attendant.after_step(_wait(attendant, reporter, stop) or bool(stop))
+            stopping = _wait(attendant, reporter, stop) or bool(stop)
+            if ranks is not None:  # a stop that is not agreed on yet is asked for again
+                stopping = ranks.agree(position, stopping, trainer.log)
+            attendant.after_step(stopping)
+
+
+def follow(trainer: Trainer, ranks: Ranks, folder: RunFolder) -> None:
+    """Take the steps beside the process that writes.
+
+    Raises:
+        Interrupted: the processes were asked to stop.
+    """
+    with stop_requests() as stop:
+        for position in trainer.remaining():
+            if ranks.agree(position, bool(stop), trainer.log):
+                raise Interrupted(folder.path)
 
 
 def _wait(attendant: Attendant, reporter: Reporter, stop: list[int]) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
@@ -58,20 +58,21 @@ class Row:
     def object(self, which: int, directions: int) -> Row:
         """The part of one of the objects, of which each has so many encoded prompts, as if it stepped alone."""
         views = len(self.sigma) // len(self.step)
-        own = slice(which * views, (which + 1) * views)
+        seen = self.of_views(slice(which * views, (which + 1) * views))
+        parts: dict[str, Tensor] = {name: getattr(self, name)[which] for name in SHARED_BY_VIEWS}
+        parts["direction"] = seen.direction - which * directions
+        if seen.blend.shape[1]:
+            parts["blend"] = seen.blend[:, which * directions : (which + 1) * directions]
+        return replace(seen, **parts)
+
+    def of_views(self, own: slice) -> Row:
+        """The same with some of the views."""
         parts: dict[str, Tensor] = {}
         for f in fields(Row):
             value: Tensor = getattr(self, f.name)
-            if f.name == "coefficients":
-                parts[f.name] = value[:, own]
-            elif f.name in SHARED_BY_VIEWS:
-                parts[f.name] = value[which]
-            else:
-                parts[f.name] = value[own]
-        parts["direction"] = parts["direction"] - which * directions
-        if parts["blend"].shape[1]:
-            parts["blend"] = parts["blend"][:, which * directions : (which + 1) * directions]
-        return Row(**parts)
+            if f.name not in SHARED_BY_VIEWS:
+                parts[f.name] = value[:, own] if f.name == "coefficients" else value[own]
+        return replace(self, **parts)
 
 
 #: The parts of a row that are not a view's.

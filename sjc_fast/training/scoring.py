@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..kernels.noise import normal
-from ..kernels.paas import Coefficients, fused_paas_update, perturb
+from ..kernels.paas import ALL, Coefficients, fused_paas_update, perturb
 from ..paas import ESTIMATORS, average_scores, denoise_copies, draw_noise, noise_shape, rescaled, weigh
 from ..scores.protocol import NetworkModel, ScoreModel
 from .config import CameraConfig, TrainConfig
@@ -98,6 +98,8 @@ class Scorer:
 
     fused = False
     """Whether kernels make the network's input and the update, so that nothing waits for the host."""
+    share: tuple[int, int, int] = ALL
+    """Of the object's views and draws, where others score the rest: first view, first draw, draws in all."""
 
     def __init__(
         self, model: ScoreModel, conditions: Conditions, settings: ScoreSettings, seeds: Sequence[int]
@@ -113,10 +115,7 @@ class Scorer:
     def __call__(self, x: Tensor, row: Row) -> Tensor:
         """The update of views [V, C, H, W], likewise."""
         s = self.settings
-        shape = noise_shape(x, s.noise_samples, s.antithetic)
-        count = math.prod(shape) // len(self.seeds)
-        drawn = [normal(seed, at, count, x.device) for seed, at in zip(self.seeds, row.step.reshape(-1), strict=True)]
-        noise = draw_noise(x, s.noise_samples, s.antithetic, torch.cat(drawn).reshape(shape))
+        noise = draw_noise(x, s.noise_samples, s.antithetic, self._noise(x, row))
         text, unconditional = self.conditions.of(row), self.conditions.avoided(row)
         together = 1
         if isinstance(self.model, NetworkModel):
@@ -128,6 +127,18 @@ class Scorer:
         denoised = denoise_copies(self.model, x, row.sigma, text, unconditional, *guided)
         score = average_scores(x, row.sigma, denoised, noise, ESTIMATORS[s.estimator], s.antithetic)
         return weigh(score, row.sigma, s.weighting)
+
+    def _noise(self, x: Tensor, row: Row) -> Tensor:
+        """The independent draws of each object's views."""
+        views, draws, *image = noise_shape(x, self.settings.noise_samples, self.settings.antithetic)
+        views //= len(self.seeds)
+        first_view, first_draw, in_all = self.share
+        shape = (first_view + views, in_all or draws, *image)
+        parts = [
+            normal(seed, at, math.prod(shape), x.device).reshape(shape)[first_view:, first_draw : first_draw + draws]
+            for seed, at in zip(self.seeds, row.step.reshape(-1), strict=True)
+        ]
+        return torch.cat(parts)
 
 
 class FusedScorer(Scorer):
@@ -164,6 +175,7 @@ class FusedScorer(Scorer):
         s, network = self.settings, self.network
         numbers = Coefficients(*row.coefficients)
         options: dict[str, Any] = {"noise_samples": s.noise_samples, "antithetic": s.antithetic, "patch": network.patch}
+        options["share"] = self.share
         noise = (self.seed.reshape(row.step.shape), row.step)
         doubled = self.conditions.unconditional is not None
         batch = perturb(x, row.sigma, numbers.c_in, *noise, doubled=doubled, dtype=network.dtype, **options)

@@ -48,11 +48,12 @@ class StepSettings:
     textured: bool  # whether the background is the field's own texture
     losses: LossConfig
     optimizer: OptimizerConfig
+    same_bits: bool = False  # whether gradients must be summed to the same bits every time
 
     @classmethod
-    def of(cls, config: TrainConfig, size: int, backend: str) -> StepSettings:
+    def of(cls, config: TrainConfig, size: int, backend: str, same_bits: bool = False) -> StepSettings:
         """What a run's configuration says of it."""
-        return cls(size, backend, config.field.background == "texture", config.losses, config.optimizer)
+        return cls(size, backend, config.field.background == "texture", config.losses, config.optimizer, same_bits)
 
 
 class Step:
@@ -167,7 +168,7 @@ class FusedStep(Step):
 
     def chain(self, rendering: Rendering, kept: Any, upstream: Upstream) -> None:  # noqa: ARG002
         scene, saved = kept
-        march_accumulate(self.grads, scene, saved, upstream, **self.march)
+        march_accumulate(self.grads, scene, saved, upstream, **self.march, deterministic=self.settings.same_bits)
 
     def optimize(self, row: Row) -> Tensor:
         field, grads = self.field, self.grads

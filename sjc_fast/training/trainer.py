@@ -15,6 +15,7 @@ from ..scores.protocol import NetworkModel, ScoreModel
 from . import graphs
 from .checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from .config import FieldConfig, TrainConfig, digest
+from .distributed import Ranks, SharedScorer
 from .schedule import Schedule, draw_schedule, stream
 from .scoring import ScoreSettings, encode_prompts, make_scorer
 from .steps import Metrics, Step, StepSettings, make_step
@@ -30,13 +31,20 @@ class Trainer:
         model: the score model.
         device: where field and schedule live.
         release: let the model's text encoder go once the prompts are encoded; False where more will be.
+        ranks: processes that share the work, of which this is one.
 
     Raises:
         UserError: something in the configuration does not fit the model.
     """
 
     def __init__(
-        self, config: TrainConfig, model: ScoreModel, device: torch.device | str = "cpu", *, release: bool = True
+        self,
+        config: TrainConfig,
+        model: ScoreModel,
+        device: torch.device | str = "cpu",
+        *,
+        release: bool = True,
+        ranks: Ranks | None = None,
     ) -> None:
         config.check()
         model.check_prompt(config.prompt)
@@ -66,7 +74,10 @@ class Trainer:
             model.release_text_encoder()
         settings = ScoreSettings.of(config)
         scorer = make_scorer(model, conditions, settings, [config.seed], self.backend, self.device)
-        self.train_step: Step = make_step(self.field, scorer, StepSettings.of(config, self.size, self.backend))
+        if ranks is not None:
+            scorer = SharedScorer(scorer, ranks, config.views)
+        how = StepSettings.of(config, self.size, self.backend, same_bits=ranks is not None)
+        self.train_step: Step = make_step(self.field, scorer, how)
         capturable = self.train_step.capturable and getattr(model, "capturable", True)
         self.graph = config.graph and capturable and self.device.type == "cuda"
         self.position = 0

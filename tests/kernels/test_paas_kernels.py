@@ -161,6 +161,31 @@ def test_objects_that_step_together_have_what_each_has_alone(samples, antithetic
         perturb(x, sigma, sigma, seeds[:2].repeat(2), steps[:2].repeat(2), noise_samples=1)
 
 
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_a_share_of_views_and_draws_is_what_all_of_them_have(antithetic):
+    """Noise and updates of one view's second half of draws, and of the views after the first."""
+    x, _ = views(count=3)
+    sigma, noise = torch.tensor([0.3, 7.0, 0.02], device=DEVICE), (scalar(SEED), scalar(STEP))
+    numbers, options = numbers_of(sigma), {"antithetic": antithetic, "dtype": torch.float32, "channels_last": False}
+    whole = perturb(x, sigma, numbers.c_in, *noise, noise_samples=4, **options).unflatten(0, (3, 4))
+    draws = 2 if antithetic else 4
+    for first, count in ((0, draws // 2), (draws // 2, draws // 2)):
+        some, drawing = [first + i for i in range(count)], {"share": (0, first, draws)}
+        copies = [*some, *(draws + i for i in some)] if antithetic else some
+        mine = perturb(x, sigma, numbers.c_in, *noise, noise_samples=2, **options, **drawing)
+        assert torch.equal(mine.unflatten(0, (3, 2)), whole[:, copies])
+    said = torch.randn(12, *x.shape[1:], generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    rest = [x, sigma, numbers, scale_of(sigma), said, *noise, torch.ones((), device=DEVICE)]
+    update = fused_paas_update(*rest, noise_samples=4, antithetic=antithetic, coefficient="auto")
+    later = [t[1:] for t in (x, sigma)]
+    rest[:5] = [*later, numbers_of(later[1]), scale_of(later[1]), said[4:]]
+    assert torch.equal(
+        perturb(*later, rest[2].c_in, *noise, noise_samples=4, **options, share=(1, 0, 0)), whole[1:].flatten(0, 1)
+    )
+    mine = fused_paas_update(*rest, noise_samples=4, antithetic=antithetic, coefficient="auto", share=(1, 0, 0))
+    assert torch.equal(mine, update[1:])
+
+
 def test_another_step_or_seed_is_other_noise():
     x, sigma = views()
     draws = [
@@ -187,9 +212,11 @@ def test_bad_arguments():
 def test_opcheck():
     x, sigma = views()
     numbers, rest = numbers_of(sigma), (scalar(SEED), scalar(STEP))
-    torch.library.opcheck(module._perturb, (x, sigma, numbers.c_in, *rest, 2, True, True, 2, torch.float16, True))
+    torch.library.opcheck(
+        module._perturb, (x, sigma, numbers.c_in, *rest, 2, True, True, 2, torch.float16, True, [0, 0, 0])
+    )
     answer = perturb(x, sigma, numbers.c_in, *rest, noise_samples=2, doubled=True)
     guidance = torch.full((2,), 7.5, device=DEVICE)
     given = (x, sigma, numbers.c_skip, numbers.c_skip_less_one, numbers.c_out)
-    torch.library.opcheck(module._update, (*given, sigma, answer, *rest, guidance, None, 2, False, 0.0, 1))
-    torch.library.opcheck(module._regress, (*given, answer, *rest, guidance, 2, 1))
+    torch.library.opcheck(module._update, (*given, sigma, answer, *rest, guidance, None, 2, False, 0.0, 1, [0, 0, 0]))
+    torch.library.opcheck(module._regress, (*given, answer, *rest, guidance, 2, 1, [0, 0, 0]))
