@@ -20,6 +20,7 @@ from ..runs.console import silence
 COMMANDS = {
     "train": "make a 3D object from a prompt",
     "batch": "make many objects, several at a time",
+    "farm": "how a batch on a Ray cluster stands",
     "render": "pictures and videos of a finished or running run",
     "view": "orbit a run's object in the browser",
     "export": "a mesh of a run, with a texture",

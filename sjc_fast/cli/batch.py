@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
@@ -15,15 +16,19 @@ import torch
 import tyro
 
 from ..errors import UserError, setting
-from ..runs.batch import DONE, FAILED, SKIPPED, STOPPED, Batch, ListSource, Outcome
+from ..farm.driver import Farm, FarmSettings, connect, import_ray
+from ..runs.batch import DONE, FAILED, SKIPPED, STOPPED, Batch, Keeper, ListSource, Outcome
 from ..runs.batch_console import BatchConsole
 from ..runs.claims import Claims
 from ..runs.console import say
+from ..runs.elsewhere import RemoteKeeper
 from ..runs.jobs import Job, changes_of, make_jobs, parse_seeds, parse_sweep, read_rows
 from ..runs.recipes import find_recipe
+from ..runs.run import stop_requests
 from ..runs.settings import default_config, default_model, limit_memory, pick_device
 from ..storage.files import prepare
-from ..training.config import TrainConfig, merge
+from ..storage.remote import RemoteFolder, is_remote
+from ..training.config import Range, TrainConfig, check_ranges, merge
 from . import option_value, parse
 
 
@@ -43,27 +48,69 @@ class BatchOptions(TrainConfig):
     """On a CPU: each object to the same bits as alone. Slower, for the network is called once an object."""
     shard: str | None = None
     """I/N: this is process I of N (from 0) with the same list and the same --output, a folder that all of them see."""
+    farm: str | None = None
+    """Make them on a Ray cluster: its head's HOST:PORT, or "auto" for the one that runs on this machine, else a new
+    one here."""
+    gpus_per_worker: Annotated[float | None, Range(0, 64)] = None
+    """With --farm: of the cluster's GPUs, for each worker; parts of one too. Default 1, and 0 in a cluster without."""
+    cpus_per_worker: Annotated[float | None, Range(0, 1024)] = None
+    """With --farm: of its CPU cores, for each worker; default 1 beside a GPU, else 2."""
 
 
 def main(arguments: list[str]) -> None:
     """Read the list, make the objects, and say what came out. Exit code 1 if some failed."""
     options, prompts, output = read_options(arguments)
-    together = parse_together(options.together)
-    jobs = list_jobs(options, prompts, Path(output))
+    parse_together(options.together)
+    check_ranges(options)
+    with contextlib.ExitStack() as contexts:
+        remote, here = None, Path(output).absolute()
+        if is_remote(output):
+            here = Path(contexts.enter_context(tempfile.TemporaryDirectory(prefix="sjc-fast-")))
+        jobs = list_jobs(options, prompts, here)
+        if is_remote(output):
+            remote = RemoteFolder(output)
+            remote.check()
+        else:
+            prepare(here / "gallery.html")
+        make = make_here if options.farm is None else make_on_farm
+        if options.farm is not None:
+            import_ray()
+        say(f"{len(jobs)} object{'s' * (len(jobs) != 1)} in {output}")
+        started = time.monotonic()
+        console = BatchConsole(jobs, here, remote)
+        contexts.callback(console.close)
+        outcomes, stopped = make(options, jobs, output if remote else str(here), console, remote)
+    conclude(outcomes, time.monotonic() - started, stopped, arguments)
+
+
+def make_here(
+    options: BatchOptions, jobs: list[Job], output: str, console: BatchConsole, remote: RemoteFolder | None
+) -> tuple[list[Outcome], bool]:
+    """Make the objects in this process; how they ended, and whether they were stopped."""
     torch.use_deterministic_algorithms(options.deterministic)
-    device = pick_device(options.device)
-    limit_memory(options.memory_limit, device)
-    prepare(Path(output) / "gallery.html")
-    say(f"{len(jobs)} object{'s' * (len(jobs) != 1)} in {output}")
-    started = time.monotonic()
-    console = BatchConsole(jobs, Path(output))
-    try:
-        with source_of(options.shard, jobs, Path(output)) as source:
-            batch = Batch(source, together, console)
-            batch.run()
-    finally:
-        console.close()
-    conclude(batch.outcomes, time.monotonic() - started, batch.stopped, arguments)
+    limit_memory(options.memory_limit, pick_device(options.device))
+    keeper = Keeper() if remote is None else RemoteKeeper(remote)
+    with source_of(options.shard, jobs, None if remote else Path(output)) as source:
+        batch = Batch(source, parse_together(options.together), console, keeper)
+        batch.run()
+    return batch.outcomes, batch.stopped
+
+
+def make_on_farm(
+    options: BatchOptions, jobs: list[Job], output: str, console: BatchConsole, _remote: RemoteFolder | None
+) -> tuple[list[Outcome], bool]:
+    """Make the objects on a Ray cluster."""
+    assert options.farm is not None
+    if options.shard is not None:
+        raise UserError(f"{setting('shard')} and {setting('farm')} are two ways to share the work: give one")
+    ray = connect(options.farm)
+    gpus, cpus = options.gpus_per_worker, options.cpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) and options.device != "cpu" else 0.0
+    cpus = (1.0 if gpus else 2.0) if cpus is None else cpus
+    settings = FarmSettings(options.farm, output, parse_together(options.together), options.deterministic, gpus, cpus)
+    with stop_requests() as stop:
+        return Farm(jobs, settings, console, ray).run(stop), bool(stop)
 
 
 def conclude(outcomes: list[Outcome], seconds: float, stopped: bool, arguments: list[str]) -> None:
@@ -85,13 +132,19 @@ def conclude(outcomes: list[Outcome], seconds: float, stopped: bool, arguments: 
 
 
 @contextlib.contextmanager
-def source_of(shard: str | None, jobs: list[Job], output: Path) -> Iterator[ListSource]:
-    """The objects of this process: all of them; or of a shard, its own first and then what others have not begun."""
+def source_of(shard: str | None, jobs: list[Job], output: Path | None) -> Iterator[ListSource]:
+    """The objects of this process: all of them; or of a shard, its own first and then what others have not begun.
+
+    Where the output is a URL, there is nothing to claim them with, and a shard makes its own only.
+    """
     if shard is None:
         yield ListSource(jobs)
         return
     which, count = parse_shard(shard)
     mine = jobs[which::count]
+    if output is None:
+        yield ListSource(mine)
+        return
     others = [job for i, job in enumerate(jobs) if i % count != which]
     with Claims(output) as claims:
         yield ListSource(mine + others, claims.claim, claims.release)

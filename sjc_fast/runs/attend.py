@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -63,12 +64,19 @@ class Attendant:
         loading: seconds that were spent before.
         beside: runs that share the device with it; previews come so much more rarely, so that their share of the time
             stays the same.
+        saved: called after every checkpoint, by the thread that writes.
     """
 
     def __init__(
-        self, trainer: Trainer, folder: RunFolder, reporter: Reporter, loading: float = 0.0, beside: int = 1
+        self,
+        trainer: Trainer,
+        folder: RunFolder,
+        reporter: Reporter,
+        loading: float = 0.0,
+        beside: int = 1,
+        saved: Callable[[], None] | None = None,
     ) -> None:
-        self.trainer, self.folder, self.reporter = trainer, folder, reporter
+        self.trainer, self.folder, self.reporter, self._saved = trainer, folder, reporter, saved
         self.journal = Journal(folder, len(trainer.schedule), trainer.position)
         self.journal.add("loading", loading)
         log = trainer.config.log
@@ -140,6 +148,8 @@ class Attendant:
         if not self.trainer.is_finite():
             raise self._bad_field()
         save_checkpoint(self.folder.checkpoint, self.trainer.checkpoint())
+        if self._saved is not None:
+            self._writer.submit(self._saved)
 
     def finish(self) -> None:
         """Write the results, once all steps are taken.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
+import signal
 import time
 import traceback
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, setting
 from ..scores.protocol import ScoreModel
 from ..training.checkpoint import load_checkpoint
 from ..training.config import TrainConfig, differences, load_yaml
@@ -110,6 +112,62 @@ class Listener:
         return Reporter()
 
 
+class Keeper:
+    """Where the folders of objects are kept, if that is not where they are made. Here it is."""
+
+    def fetch(self, job: Job) -> None:
+        """Bring what there is of an object to its folder.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+
+    def saved(self, job: Job) -> None:
+        """An object's folder has a new checkpoint.
+
+        Raises:
+            UserError: it cannot be kept.
+        """
+
+    def ended(self, job: Job) -> None:
+        """An object's folder is as it will stay.
+
+        Raises:
+            UserError: it cannot be kept.
+        """
+
+
+class Models:
+    """Score models by what is asked for: the last one stays loaded.
+
+    Args:
+        given: a loaded model, for whatever is asked for.
+    """
+
+    def __init__(self, given: ScoreModel | None = None) -> None:
+        self._given, self._model = given, given
+        self._loaded: tuple[Any, ...] | None = None
+
+    def get(self, config: TrainConfig, device: torch.device) -> ScoreModel:
+        """The score model of a configuration.
+
+        Raises:
+            UserError: it cannot be loaded.
+        """
+        if self._given is not None:
+            return self._given
+        wanted = (config.model, config.precision, config.attention, config.compile, config.fuse, config.lora)
+        wanted += (config.embeddings, config.quantize, device)
+        if wanted != self._loaded:
+            self._model, self._loaded = None, None
+            gc.collect()
+            model = load_model(config, device)
+            model.prepare_decoder()
+            self._model, self._loaded = model, wanted
+        assert self._model is not None
+        return self._model
+
+
 class ObjectRun:
     """One object of a batch on its way: its trainer, and the attendant that keeps its folder.
 
@@ -117,28 +175,26 @@ class ObjectRun:
         job: what to make.
         model: the score model.
         device: where.
-        reporter: hears of it.
+        batch: of which it is a part.
         beside: objects that share the device.
 
     Raises:
         UserError: it cannot be made or gone on with.
     """
 
-    def __init__(self, job: Job, model: ScoreModel, device: torch.device, reporter: Reporter, beside: int) -> None:
-        self.job, self.started = job, time.monotonic()
+    def __init__(self, job: Job, model: ScoreModel, device: torch.device, batch: Batch, beside: int) -> None:
+        self.job, self.started, self._keeper = job, time.monotonic(), batch.keeper
         config = job.config
         if job.is_started():
-            different = differences(load_yaml(job.folder.config), config)
-            if different:
-                raise UserError(f"{job.folder.path} was started with {'; '.join(different)}")
             config = replace(config, resume=config.output)
         self.trainer = Trainer(config, model, device, release=False)
         if config.resume and job.folder.checkpoint.exists():
             self.trainer.restore(load_checkpoint(job.folder.checkpoint))
         folder = make_folder(config)
         loading = time.monotonic() - self.started
-        heard = CompositeReporter([TensorBoardReporter(), reporter])
-        self.attendant = Attendant(self.trainer, folder, heard, loading, beside)
+        heard = CompositeReporter([TensorBoardReporter(), batch.listener.reporter(job)])
+        saved = functools.partial(self._keeper.saved, job)
+        self.attendant = Attendant(self.trainer, folder, heard, loading, beside, saved)
         self.attendant.__enter__()
 
     @property
@@ -152,6 +208,7 @@ class ObjectRun:
         try:
             kind = None if error is None else type(error)
             self.attendant.__exit__(kind, error, None if error is None else error.__traceback__)
+            self._keeper.ended(self.job)
         except Exception as later:  # the last file could not be written
             error = error or later
         if error is None:
@@ -193,17 +250,23 @@ class Batch:
         source: gives the objects.
         together: how many advance in one step; None to find out.
         listener: hears what becomes of them.
-        model: a loaded score model; default, the one that the configurations name.
+        keeper: keeps their folders.
+        models: the score models, where others want them too.
     """
 
     def __init__(
-        self, source: Source, together: int | None, listener: Listener, model: ScoreModel | None = None
+        self,
+        source: Source,
+        together: int | None,
+        listener: Listener,
+        keeper: Keeper | None = None,
+        models: Models | None = None,
     ) -> None:
         self.source, self.number, self.listener = source, together, listener
-        self._given, self._model = model, model
-        self._loaded: tuple[Any, ...] | None = None
+        self.keeper, self.models = keeper or Keeper(), models or Models()
         self.outcomes: list[Outcome] = []
         self.stopped = False
+        self._stop: list[int] = []
         self.tried: list[dict[str, float]] = []
         """What was measured in search of the number that advance together."""
 
@@ -214,29 +277,31 @@ class Batch:
             UserError: the model cannot be loaded, or the device is not there.
         """
         with stop_requests() as stop, Finisher(self.end) as finisher:
+            stop += self._stop
+            self._stop = stop
             while not stop and (job := self.source.take(None)) is not None:
-                if job.is_done():
-                    self.end(Outcome(job, SKIPPED))
-                    continue
                 Crew(self, job, finisher, stop).make()
             self.stopped = bool(stop)
             finisher.close(cancel=self.stopped)
         return self.outcomes
 
-    def model_of(self, config: TrainConfig, device: torch.device) -> ScoreModel:
-        """The score model of a configuration, which stays loaded for the next one that wants the same."""
-        if self._given is not None:
-            return self._given
-        wanted = (config.model, config.precision, config.attention, config.compile, config.fuse, config.lora)
-        wanted += (config.embeddings, config.quantize, device)
-        if wanted != self._loaded:
-            self._model, self._loaded = None, None
-            gc.collect()
-            self._model = load_model(config, device)
-            self._model.prepare_decoder()
-            self._loaded = wanted
-        assert self._model is not None
-        return self._model
+    def ask_to_stop(self) -> None:
+        """Save what is under way and return, as after Ctrl-C; from any thread."""
+        self._stop.append(signal.SIGTERM)
+
+    def is_over(self, job: Job) -> bool:
+        """Whether an object is done, or cannot even be looked at; it has ended then."""
+        try:
+            self.keeper.fetch(job)
+            if job.is_started() and (other := differences(load_yaml(job.folder.config), job.config)):
+                raise UserError(f"{job.folder.path} was made with {'; '.join(other)}: give another {setting('output')}")
+        except UserError as error:
+            self.end(Outcome(job, FAILED, describe(error)))
+            return True
+        if job.is_done():
+            self.end(Outcome(job, SKIPPED))
+            return True
+        return False
 
     def end(self, outcome: Outcome) -> None:
         """An object has ended."""
@@ -317,7 +382,7 @@ class Crew:
         self._waiting: list[ObjectRun] = []  # under way, without a place
         self._first: Job | None = first
         self._longest = 0  # steps of a run that the stack has room for
-        self._dry = False  # nobody is left to join
+        self._dry = False  # the source has no more of the family
 
     def make(self) -> None:
         """Make all objects of the family.
@@ -328,7 +393,6 @@ class Crew:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         limit_memory(self.config.memory_limit, self.device)
-        self.model = self.batch.model_of(self.config, self.device)
         try:
             while self._gather() and not self.stop:
                 self._step()
@@ -367,13 +431,12 @@ class Crew:
     def _newcomers(self, count: int) -> list[ObjectRun]:
         """Objects that can take places, at most so many."""
         found: list[ObjectRun] = []
-        while len(found) < count and not self._dry:
+        while len(found) < count:
             beside = (self.members + found)[:1]
             member = self._newcomer(beside[0] if beside else None)
             if member is None:
-                self._dry = True
-            else:
-                found.append(member)
+                break
+            found.append(member)
         return found
 
     def _newcomer(self, beside: ObjectRun | None) -> ObjectRun | None:
@@ -381,8 +444,11 @@ class Crew:
         for i, member in enumerate(self._waiting):
             if beside is None or fits(beside.trainer, member.trainer):
                 return self._waiting.pop(i)
-        while not self.stop and (job := self._first or self.batch.source.take(self.family)) is not None:
-            self._first = None
+        while not self.stop and not self._dry:
+            job, self._first = self._first or self.batch.source.take(self.family), None
+            if job is None:
+                self._dry = True
+                break
             member = self._begin(job)
             if member is None:
                 continue
@@ -397,13 +463,13 @@ class Crew:
     def _begin(self, job: Job) -> ObjectRun | None:
         """An object under way; None if it is done, or cannot be made."""
         batch = self.batch
-        if job.is_done():
-            batch.end(Outcome(job, SKIPPED))
+        if batch.is_over(job):
             return None
+        model = batch.models.get(self.config, self.device)
         try:
             check_words(job.config.model, job.config.prompt)
             job = replace(job, config=settle(job.config))
-            member = ObjectRun(job, self.model, self.device, batch.listener.reporter(job), self.together.size)
+            member = ObjectRun(job, model, self.device, batch, self.together.size)
         except Exception as error:
             batch.end(Outcome(job, FAILED, describe(error)))
             return None

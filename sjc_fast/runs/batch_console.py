@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
+from ..storage.remote import RemoteFolder
 from .batch import DONE, FAILED, SKIPPED, STOPPED, Listener, Outcome
 from .console import say
 from .jobs import Job
@@ -18,6 +19,8 @@ from .reporter import Reporter
 LOG = logging.getLogger(__name__)
 #: The gallery is renewed only when so many times as long has passed as it took.
 RARELY = 20
+#: Files of a run that the gallery needs.
+SHOWN = ("config.yaml", "run.json", "report.html", "turntable.mp4", "preview.png")
 
 
 class BatchConsole(Listener):
@@ -25,13 +28,15 @@ class BatchConsole(Listener):
 
     Args:
         jobs: all of them, in the order of the gallery.
-        output: the batch's folder, for the gallery; None for none.
+        output: the batch's folder, or the one that stands for it here, for the gallery.
+        remote: where the objects and the gallery go, if not there.
     """
 
-    def __init__(self, jobs: Sequence[Job], output: Path | None) -> None:
+    def __init__(self, jobs: Sequence[Job], output: Path, remote: RemoteFolder | None = None) -> None:
         from tqdm import tqdm
 
-        self.jobs, self.output = jobs, output
+        self.jobs, self.output, self.remote = jobs, output, remote
+        self._page = output if remote is None else output / "gallery"
         self._done: set[str] = set()
         self._next_page = 0.0
         self._bar = tqdm(
@@ -75,12 +80,19 @@ class BatchConsole(Listener):
 
     def renew(self) -> None:
         """Write the gallery of what is done; a page that cannot be written stops nothing."""
-        if self.output is None or not self._done:
-            return
         started = time.monotonic()
-        folders = [job.folder.path for job in self.jobs if job.name in self._done]
+        names = [job.name for job in self.jobs if job.name in self._done]
         try:
-            write_gallery(folders, self.output / "gallery.html", self.output.name, embedded=False)
+            for name in names if self.remote is not None else []:
+                if not (self._page / name).exists():
+                    assert self.remote is not None
+                    self.remote.fetch(name, self._page / name, SHOWN)
+            if names:
+                folders = [self._page / name for name in names]
+                title = (self.remote.url if self.remote else self.output.name).rsplit("/", 1)[-1]
+                page = write_gallery(folders, self._page / "gallery.html", title, embedded=False)
+                if self.remote is not None:
+                    self.remote.put_page(page)
         except UserError as error:
             LOG.warning("%s", error)
         self._next_page = time.monotonic() + RARELY * (time.monotonic() - started)

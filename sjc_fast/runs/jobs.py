@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import itertools
 import json
 import re
@@ -39,8 +40,8 @@ class Job:
         return RunFolder(self.config.output)
 
     def is_done(self) -> bool:
-        """Whether its folder holds a finished run."""
-        return self.folder.field.exists() and read_record(self.folder).get("status") == "finished"
+        """Whether its folder holds a finished run, which says so after its last file."""
+        return read_record(self.folder).get("status") == "finished"
 
     def is_started(self) -> bool:
         """Whether its folder holds a run."""
@@ -180,6 +181,8 @@ def _set(config: TrainConfig, name: str, value: Any) -> TrainConfig:
     if isinstance(value, str):
         with contextlib.suppress(yaml.YAMLError):
             choices.append(yaml.safe_load(value))
+        if isinstance(functools.reduce(getattr, name.split("."), config), tuple):
+            choices.reverse()  # a list of one word is a list
     problem: UserError | None = None
     for choice in choices:
         tree: Any = choice

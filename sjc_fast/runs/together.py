@@ -78,16 +78,13 @@ class Together:
         return found
 
     def _decide(self, objects: int, more: int, rate: float) -> None:
-        if objects < self.size:  # there are no more
-            self.settled = True
-            return
         self.tried.append({"objects": objects, "steps_per_second": rate, "bytes": self._used()})
         best = self.tried[0]
         for each in self.tried[1:]:
             if each["steps_per_second"] > WORTH * best["steps_per_second"]:
                 best = each
         behind = len(self.tried) - 1 - self.tried.index(best)
-        if behind < PATIENCE and more and 2 * objects <= MOST and self._would_fit():
+        if behind < PATIENCE and more and objects == self.size and 2 * objects <= MOST and self._would_fit():
             self.size = 2 * objects
         else:
             self.settled, self.size = True, int(best["objects"])

@@ -39,7 +39,7 @@ class RemoteFolder:
         import fsspec
 
         try:
-            system, root = fsspec.core.url_to_fs(url)
+            system, root = fsspec.core.url_to_fs(url, skip_instance_cache=True)
         except (ImportError, ValueError, OSError) as error:
             raise UserError(f"{url}: {_line(error)}") from None
         self.url = url.rstrip("/")
