@@ -34,6 +34,7 @@ SECTIONS = {
     "paper": "gpu_kernels.paper_times",
     "replays": "steps.replays",
     "network": "steps.network",
+    "batch": "batch.together",
     "rates": "gpu_kernels.rates",
     "reference": "gpu_kernels.reference_times",
     "march": "gpu_kernels.march_times",

@@ -193,7 +193,7 @@ def step_parts(run: Trainer) -> dict[str, Callable[[], Any]]:
     rendering, _ = step.render(row)
     options = {"noise_samples": run.config.noise_samples, "doubled": True, "dtype": run.model.dtype}
     numbers = Coefficients(*row.coefficients)
-    batch = perturb(rendering.features, row.sigma, numbers.c_in, scorer.seed, row.step, **options)
+    batch = perturb(rendering.features, row.sigma, numbers.c_in, scorer.seed[0], row.step, **options)
     c_noise = numbers.c_noise.repeat_interleave(2 * run.config.noise_samples)
     text = scorer.conditions.prompts[:1].expand(len(batch), -1, -1).contiguous()
     update = torch.randn_like(rendering.features)

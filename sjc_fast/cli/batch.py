@@ -16,7 +16,7 @@ import torch
 import tyro
 
 from ..errors import UserError, setting
-from ..farm.driver import Farm, FarmSettings, connect, import_ray
+from ..farm.driver import Farm, FarmSettings, connect
 from ..runs.batch import DONE, FAILED, SKIPPED, STOPPED, Batch, Keeper, ListSource, Outcome
 from ..runs.batch_console import BatchConsole
 from ..runs.claims import Claims
@@ -62,6 +62,10 @@ def main(arguments: list[str]) -> None:
     options, prompts, output = read_options(arguments)
     parse_together(options.together)
     check_ranges(options)
+    if options.shard is not None:
+        parse_shard(options.shard)
+        if options.farm is not None:
+            raise UserError(f"{setting('shard')} and {setting('farm')} are two ways to share the work: give one")
     with contextlib.ExitStack() as contexts:
         remote, here = None, Path(output).absolute()
         if is_remote(output):
@@ -74,7 +78,7 @@ def main(arguments: list[str]) -> None:
             prepare(here / "gallery.html")
         make = make_here if options.farm is None else make_on_farm
         if options.farm is not None:
-            import_ray()
+            connect(options.farm)
         say(f"{len(jobs)} object{'s' * (len(jobs) != 1)} in {output}")
         started = time.monotonic()
         console = BatchConsole(jobs, here, remote)
@@ -101,8 +105,6 @@ def make_on_farm(
 ) -> tuple[list[Outcome], bool]:
     """Make the objects on a Ray cluster."""
     assert options.farm is not None
-    if options.shard is not None:
-        raise UserError(f"{setting('shard')} and {setting('farm')} are two ways to share the work: give one")
     ray = connect(options.farm)
     gpus, cpus = options.gpus_per_worker, options.cpus_per_worker
     if gpus is None:

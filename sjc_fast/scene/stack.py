@@ -17,11 +17,11 @@ class FieldStack:
     """S fields, each parameter stacked, [S, …]; a field in it shares the stack's memory.
 
     Args:
-        fields: of one shape, box and activation.
+        fields: of one shape, activation and box (of which the first one's is used: nothing is read from the device).
         views: of each that are rendered together; they follow each other.
 
     Raises:
-        ValueError: fields that differ in more than their numbers.
+        ValueError: fields of another activation or density shift.
     """
 
     def __init__(self, fields: Sequence[VoxelField], views: int) -> None:
@@ -55,9 +55,8 @@ class FieldStack:
 
     def put(self, slot: int, field: VoxelField) -> None:
         """Move a field's numbers into a slot, where it then lives."""
-        same = (field.activation, field.density_shift) == (self.activation, self.density_shift)
-        if not same or not torch.equal(field.box, self.box):
-            raise ValueError("the fields of a stack have one box, one activation and one density shift")
+        if (field.activation, field.density_shift) != (self.activation, self.density_shift):
+            raise ValueError("the fields of a stack have one activation and one density shift")
         for name in PARAMETERS:
             move_in(getattr(self, name)[slot], getattr(field, name))
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 import benchmarks
-from benchmarks import gpu, gpu_kernels, pipelines, verdict, versus_sjc
+from benchmarks import farm_simulation, gpu, gpu_kernels, pipelines, verdict, versus_sjc
 from benchmarks.steps import unet_flops
 from benchmarks.work import count_work, cpu_floors, floors
 from sjc_fast.kernels.march import march_forward
@@ -244,3 +245,21 @@ def test_every_pytest_benchmark_runs():
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
     assert torch.cuda.is_available() or "needs a CUDA device" in done.stdout
+
+
+def test_a_farm_on_paper():
+    """Without failures it makes what its GPUs can; failures and slow storage cost what they must; seeds repeat."""
+    calm = farm_simulation.Assumed(gpus=64, start=0.0, failures_an_hour_a_thousand_nodes=0.0, hours=4.0)
+    found = farm_simulation.simulate(calm)
+    assert found["lost_share"] == 0
+    assert 0.97 < found["of_the_gpus"] <= 1.0
+    assert abs(found["objects_an_hour"] - 64 * 90) < 64 * 3
+    rough = replace(calm, failures_an_hour_a_thousand_nodes=2000.0)
+    again = [farm_simulation.simulate(rough, seed=1) for _ in range(2)]
+    assert again[0] == again[1]
+    assert 4 < again[0]["failures"] < 4 * 8 * 2 * 2
+    assert again[0]["objects_an_hour"] < found["objects_an_hour"]
+    assert 0 < again[0]["lost_gpu_seconds_an_hour"] * 4 <= again[0]["failures"] * 8 * rough.checkpoint_every
+    slow = farm_simulation.simulate(replace(calm, storage_bytes_per_second=5e7))
+    assert slow["storage_busy"] > 1
+    assert slow["objects_an_hour"] < found["objects_an_hour"] / slow["storage_busy"] * 1.1

@@ -4,6 +4,7 @@
 SCENARIOS: dict[str, dict[str, str]] = {
     "refusals": {},
     "step": {},
+    "together": {},
     "devices": {"FAKE_DEVICES": "2"},
     "failures": {},
     "memory": {"FAKE_GIB": "2.6"},
