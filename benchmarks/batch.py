@@ -144,7 +144,7 @@ def together(s: Any) -> list[dict[str, Any]]:
 
     found: list[dict[str, Any]] = []
     model = stand_in(s)
-    for number in (1, 2) if s.small else (1, 2, 4, 8, 16):
+    for number in (2,) if s.small else (1, 2, 4, 8, 16):
         if s.late:
             found.append({"together": number, "note": "out of time"})
             continue

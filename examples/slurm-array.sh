@@ -8,9 +8,8 @@
 #SBATCH --gpus=1
 #SBATCH --cpus-per-task=8
 #SBATCH --time=08:00:00
-#SBATCH --signal=TERM@120
-#SBATCH --requeue
+#SBATCH --signal=B:TERM@120
 set -euo pipefail
 list=$1 output=$2
-# SIGTERM saves what is under way; the same command goes on with it.
+# SIGTERM, two minutes before the time is over, saves what is under way; submitting the same array goes on with it.
 exec sjc-fast batch "$list" --output "$output" --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"

@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> None:
             connect(options.farm)
         say(f"{len(jobs)} object{'s' * (len(jobs) != 1)} in {output}")
         started = time.monotonic()
-        console = BatchConsole(jobs, here, remote)
+        console = BatchConsole(jobs, here, remote, shared=options.shard is not None)
         contexts.callback(console.close)
         outcomes, stopped = make(options, jobs, output if remote else str(here), console, remote)
     conclude(outcomes, time.monotonic() - started, stopped, arguments)

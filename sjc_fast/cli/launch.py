@@ -17,6 +17,8 @@ from ..errors import UserError, setting
 from ..runs.settings import pick_device
 from . import LAUNCHED, LOST
 
+#: The exit code of a process that was asked to stop: the others do so too, and the first one may take its time to save.
+STOPPED = 130
 #: Seconds for the others to end by themselves once one has ended, before they are killed.
 GRACE = 5.0
 
@@ -84,7 +86,7 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int | None:
         codes = [process.poll() for process in processes]
         if all(code == 0 for code in codes):
             return None
-        if any(code not in (None, 0) for code in codes):
+        if all(code is not None for code in codes) or any(code not in (None, 0, STOPPED) for code in codes):
             break
         time.sleep(0.05)
     deadline = time.monotonic() + GRACE
@@ -95,13 +97,14 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int | None:
             process.kill()
         process.wait()
     codes = [process.returncode for process in processes]
-    causes = [i for i, code in enumerate(codes) if code not in (0, LOST)]
+    causes = [i for i, code in enumerate(codes) if code not in (0, LOST, STOPPED)]
+    causes = causes or [i for i, code in enumerate(codes) if code == STOPPED]
     return causes[0] if causes else codes.index(LOST)
 
 
 def _tell(rank: int, code: int, said: Path) -> int:
     """Say which process ended, unless it was the first, which spoke for itself."""
-    if code == 130 or (rank == 0 and code > 0 and code != LOST):
+    if code == STOPPED or (rank == 0 and code > 0 and code != LOST):
         return code
     lines = said.read_text(errors="replace").strip().splitlines() if said.exists() else []
     why = f"was killed (signal {-code})" if code < 0 else lines[-1] if lines else f"ended with code {code}"

@@ -40,7 +40,7 @@ class Board:
             "workers": self._workers,
             "objects": count,
             "running": [name for name, status in self._objects.items() if status == "running"],
-            "steps": self._steps,
+            "steps": min(self._steps, self._total),  # those that were taken twice, after a loss, count twice
             "total_steps": self._total,
             "seconds": time.time() - self._started,
         }

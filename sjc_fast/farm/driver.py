@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from .. import __version__
 from ..errors import UserError, setting
 from ..runs.batch import DONE, FAILED, SKIPPED, STOPPED, Listener, Outcome
 from ..runs.jobs import Job
@@ -46,7 +47,7 @@ class Hand:
     """A worker, and what it is doing."""
 
     actor: Any
-    hello: Any  # its version, once it has started
+    hello: Any  # becomes its version, once it has started; None when that was looked at
     task: Any = None
     jobs: tuple[Job, ...] = ()
     began: float = 0.0
@@ -141,22 +142,27 @@ class Farm:
         Raises:
             UserError: no worker can be had.
         """
-        looked, began = -LOOK, time.monotonic()
-        asked = False
+        looked = alone_since = time.monotonic() - LOOK
+        drained = False
         while self.queue or any(hand.task is not None for hand in self._hands):
-            if stop and not asked:
-                asked = True
+            if stop and not drained:
+                drained = True
                 self._drain()
-            if time.monotonic() - looked >= LOOK and not asked:
-                looked = time.monotonic()
+            if drained and not any(hand.task is not None for hand in self._hands):
+                break
+            now = time.monotonic()
+            if any(map(self._has_started, self._hands)):
+                alone_since = now
+            elif now - alone_since > START:
+                raise UserError(f"the cluster has had no room for a worker for {START / 60:.0f} minutes")
+            if now - looked >= LOOK and not drained:
+                looked = now
                 self._hire()
-                if not self._hands and looked - began > START:
-                    raise UserError("no worker has started: the cluster has no room for one")
-            self._give()
+                self._greet()
+            if not drained:
+                self._give()
             self._wait()
             self._report()
-            if asked and not any(hand.task is not None for hand in self._hands):
-                break
         for hand in self._hands:
             self.ray.kill(hand.actor)
         for job in self.queue:  # which nobody began
@@ -165,11 +171,9 @@ class Farm:
         return self.outcomes
 
     def _hire(self) -> None:
-        """As many workers as there is room and work for."""
+        """As many workers as there is work for, and room on the machines."""
         s = self.settings
-        has = self.ray.cluster_resources()
-        room = math.floor(has.get("GPU", 0) / s.gpus + 1e-6) if s.gpus else math.inf
-        room = min(room, math.floor(has.get("CPU", 0) / s.cpus + 1e-6) if s.cpus else math.inf)
+        room = sum(self._room(node["Resources"]) for node in self.ray.nodes() if node["Alive"])
         busy = sum(hand.task is not None for hand in self._hands)
         wanted = int(min(room, busy + len(self.queue)))
         if not wanted and self.queue and not self._hands:
@@ -184,13 +188,46 @@ class Farm:
             self._hands.append(Hand(made, made.version.remote()))
         self.board.tell.remote({"workers": len(self._hands)})
 
+    def _room(self, has: dict[str, float]) -> int:
+        """Workers that a machine has room for."""
+        wanted = {"GPU": self.settings.gpus, "CPU": self.settings.cpus}
+        return min(
+            (math.floor(has.get(kind, 0) / each + 1e-6) for kind, each in wanted.items() if each),
+            default=MOST_AT_A_TIME,
+        )
+
+    def _greet(self) -> None:
+        """See that workers that have started are of this version.
+
+        Raises:
+            UserError: one is not.
+        """
+        for hand in self._hands:
+            if hand.hello is None or not self._has_started(hand):
+                continue
+            try:
+                version = self.ray.get(hand.hello)
+            except self.ray.exceptions.RayError:  # it is gone already, which its task will say
+                continue
+            hand.hello = None
+            if version != __version__:
+                raise UserError(f"a worker has sjc-fast {version}, and this is {__version__}: install one everywhere")
+
+    def _has_started(self, hand: Hand) -> bool:
+        return hand.hello is None or bool(self.ray.wait([hand.hello], timeout=0)[0])
+
     def _give(self) -> None:
         """Objects for whoever has none."""
-        free = [hand for hand in self._hands if hand.task is None]
-        for hand in free:
+        started = [hand for hand in self._hands if self._has_started(hand)]
+        for hand in started:
             if not self.queue:
                 return
-            count = self.settings.together or min(MOST_AT_A_TIME, math.ceil(len(self.queue) / (2 * len(self._hands))))
+            if hand.task is not None:
+                continue
+            count = self.settings.together or min(MOST_AT_A_TIME, math.ceil(len(self.queue) / (2 * len(started))))
+            safe = [self._lives[job.name] == LIVES for job in self.queue[:count]]
+            if not all(safe):  # what lost a worker may have been the reason: alone, it takes nobody with it
+                count = max(1, safe.index(False))
             hand.jobs, self.queue = tuple(self.queue[:count]), self.queue[count:]
             hand.task = hand.actor.make.remote([pack(job) for job in hand.jobs])
             hand.began = time.monotonic()
@@ -234,10 +271,15 @@ class Farm:
         self.queue = again + self.queue
 
     def _drain(self) -> None:
-        """Ask every worker to save and return."""
+        """Ask every worker to save and return; those that have not found a place yet are let go."""
         self.listener.announce("saving everything that is under way")
-        for hand in self._hands:
-            hand.actor.stop.remote()
+        for hand in list(self._hands):
+            if self._has_started(hand):
+                hand.actor.stop.remote()
+                continue
+            self.ray.kill(hand.actor)
+            self._hands.remove(hand)
+            self.queue = [*hand.jobs, *self.queue]
 
     def _report(self) -> None:
         try:

@@ -44,7 +44,10 @@ class Worker:
         if threads:
             torch.set_num_threads(threads)
         self.output, self.together = output, together
-        self._board, self._models, self._batch = board, Models(), None
+        self._board, self._models = board, Models()
+        self._batch: Batch | None = None
+        self._found: dict[str, int] = {}
+        self._stopping = False
 
     def version(self) -> str:
         """Of this program, on the worker's machine."""
@@ -55,7 +58,7 @@ class Worker:
         with tempfile.TemporaryDirectory(prefix="sjc-fast-") as scratch:
             try:
                 return self._make(packed, Path(scratch))
-            except UserError as error:  # the model cannot be loaded, or there is no device
+            except UserError as error:  # there is no device, or nothing to keep the objects in
                 return [{"name": p["name"], "status": FAILED, "message": str(error), "seconds": 0.0} for p in packed]
 
     def _make(self, packed: list[dict[str, Any]], scratch: Path) -> list[dict[str, Any]]:
@@ -64,7 +67,9 @@ class Worker:
             keeper, output = RemoteKeeper(RemoteFolder(self.output)), scratch
         jobs = [Job(p["name"], merge(TrainConfig(), p["config"])) for p in packed]
         jobs = [replace(job, config=replace(job.config, output=output / job.name)) for job in jobs]
-        self._batch = Batch(ListSource(jobs), self.together, _Teller(self._board), keeper, self._models)
+        self._batch = Batch(ListSource(jobs), self.together, _Teller(self._board), keeper, self._models, self._found)
+        if self._stopping:
+            self._batch.ask_to_stop()
         outcomes = self._batch.run()
         ended = {o.job.name: o for o in outcomes}
         stopped = [Outcome(job, STOPPED) for job in jobs if job.name not in ended]  # which had not begun
@@ -74,7 +79,8 @@ class Worker:
         ]
 
     def stop(self) -> None:
-        """Save what is under way, and let `make` return."""
+        """Save what is under way, and let `make` return; from now on it begins nothing."""
+        self._stopping = True
         if self._batch is not None:
             self._batch.ask_to_stop()
 

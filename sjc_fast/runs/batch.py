@@ -147,6 +147,7 @@ class Models:
     def __init__(self, given: ScoreModel | None = None) -> None:
         self._given, self._model = given, given
         self._loaded: tuple[Any, ...] | None = None
+        self._refused: dict[tuple[Any, ...], str] = {}
 
     def get(self, config: TrainConfig, device: torch.device) -> ScoreModel:
         """The score model of a configuration.
@@ -158,11 +159,17 @@ class Models:
             return self._given
         wanted = (config.model, config.precision, config.attention, config.compile, config.fuse, config.lora)
         wanted += (config.embeddings, config.quantize, device)
+        if wanted in self._refused:
+            raise UserError(self._refused[wanted])
         if wanted != self._loaded:
             self._model, self._loaded = None, None
             gc.collect()
-            model = load_model(config, device)
-            model.prepare_decoder()
+            try:
+                model = load_model(config, device)
+                model.prepare_decoder()
+            except UserError as error:
+                self._refused[wanted] = str(error)
+                raise
             self._model, self._loaded = model, wanted
         assert self._model is not None
         return self._model
@@ -228,7 +235,11 @@ class ObjectRun:
     def finish(self) -> Outcome:
         """Write its results, and end it."""
         try:
-            self.attendant.finish()
+            try:
+                self.attendant.finish()
+            except torch.OutOfMemoryError:  # beside those that go on; they leave some, now and then
+                torch.cuda.empty_cache()
+                self.attendant.finish()
         except Exception as error:
             return self.end(error)
         return self.end()
@@ -252,6 +263,7 @@ class Batch:
         listener: hears what becomes of them.
         keeper: keeps their folders.
         models: the score models, where others want them too.
+        found: how many advance together, by family, as far as that was found out before.
     """
 
     def __init__(
@@ -261,7 +273,9 @@ class Batch:
         listener: Listener,
         keeper: Keeper | None = None,
         models: Models | None = None,
+        found: dict[str, int] | None = None,
     ) -> None:
+        self.found: dict[str, int] = {} if found is None else found
         self.source, self.number, self.listener = source, together, listener
         self.keeper, self.models = keeper or Keeper(), models or Models()
         self.outcomes: list[Outcome] = []
@@ -274,7 +288,7 @@ class Batch:
         """Make all of them. Ctrl-C saves those that are under way, and sets `stopped`.
 
         Raises:
-            UserError: the model cannot be loaded, or the device is not there.
+            UserError: the device is not there.
         """
         with stop_requests() as stop, Finisher(self.end) as finisher:
             stop += self._stop
@@ -376,19 +390,20 @@ class Crew:
         self.family = family(first.config)
         self.config = settle(first.config)
         self.device = pick_device(self.config.device)
-        self.together = Together(batch.number, self.device)
+        self.together = Together(batch.number or batch.found.get(self.family), self.device)
         self.members: list[ObjectRun] = []
         self.stack: Stack | Turns | None = None  # of the members; None where they have their own memory
         self._waiting: list[ObjectRun] = []  # under way, without a place
         self._first: Job | None = first
         self._longest = 0  # steps of a run that the stack has room for
         self._dry = False  # the source has no more of the family
+        self._crowded = False  # there was no memory for another one, and nobody has left since
 
     def make(self) -> None:
         """Make all objects of the family.
 
         Raises:
-            UserError: the model cannot be loaded, or the device is not there.
+            UserError: the device is not there.
         """
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
@@ -402,6 +417,8 @@ class Crew:
             for member in [*self.members, *self._waiting]:
                 self.batch.end(member.stop())
             self.batch.tried += self.together.tried
+            if self.together.tried and self.together.settled:
+                self.batch.found[self.family] = self.together.size
 
     def _gather(self) -> bool:
         """Fill the places that there are, or empty some; whether anybody has one."""
@@ -416,7 +433,14 @@ class Crew:
             self._longest = max(self._longest, *(len(t.schedule) for t in trainers))
             self.together.settled |= not can_stack(trainers[0])
             alone = len(trainers) == 1 or not can_stack(trainers[0])
-            self.stack = Turns(trainers) if alone else Stack(trainers, self._longest)
+            full = ""
+            try:
+                self.stack = Turns(trainers) if alone else Stack(trainers, self._longest)
+            except torch.OutOfMemoryError as error:
+                full = str(error).splitlines()[0]
+            if full:
+                self._shrink(full)
+                return self._gather()
             self.together.begin()
         return bool(self.members)
 
@@ -444,12 +468,15 @@ class Crew:
         for i, member in enumerate(self._waiting):
             if beside is None or fits(beside.trainer, member.trainer):
                 return self._waiting.pop(i)
-        while not self.stop and not self._dry:
+        while not self.stop and not self._dry and not (self._crowded and beside is not None):
             job, self._first = self._first or self.batch.source.take(self.family), None
             if job is None:
                 self._dry = True
                 break
-            member = self._begin(job)
+            member = self._begin(job, alone=beside is None)
+            if self._first is not None:
+                self._crowded = True
+                break
             if member is None:
                 continue
             if member.all_taken:
@@ -460,18 +487,21 @@ class Crew:
                 return member
         return None
 
-    def _begin(self, job: Job) -> ObjectRun | None:
-        """An object under way; None if it is done, or cannot be made."""
+    def _begin(self, job: Job, alone: bool) -> ObjectRun | None:
+        """An object under way; None if it is done, cannot be made, or has no room beside others (then it is next)."""
         batch = self.batch
         if batch.is_over(job):
             return None
-        model = batch.models.get(self.config, self.device)
         try:
+            model = batch.models.get(self.config, self.device)
             check_words(job.config.model, job.config.prompt)
             job = replace(job, config=settle(job.config))
             member = ObjectRun(job, model, self.device, batch, self.together.size)
         except Exception as error:
-            batch.end(Outcome(job, FAILED, describe(error)))
+            if isinstance(error, torch.OutOfMemoryError) and not alone:
+                self._first = job
+            else:
+                batch.end(Outcome(job, FAILED, describe(error)))
             return None
         batch.listener.begun(job, member.trainer.position)
         return member
@@ -480,10 +510,13 @@ class Crew:
         """A step of everybody, and what is due after it; those who end are replaced."""
         assert self.stack is not None
         self.together.before_step()
+        full = ""
         try:
             self.stack.step()
-        except torch.OutOfMemoryError as error:
-            self._shrink(error)
+        except torch.OutOfMemoryError as error:  # whose frames hold what the step made, until this block is left
+            full = str(error).splitlines()[0]
+        if full:
+            self._shrink(full)
             return
         more = self.batch.source.left(self.family) + len(self._waiting)
         self.together.after_step(len(self.members), more)
@@ -494,10 +527,16 @@ class Crew:
                 member.attendant.after_step()
                 if member.all_taken:
                     leaving[slot] = None
+            except torch.OutOfMemoryError as error:  # of a preview, beside the others
+                full = str(error).splitlines()[0]
+                if member.all_taken:
+                    leaving[slot] = None
             except Exception as error:
                 leaving[slot] = error
         if leaving:
             self._let_go(leaving)
+        if full and len(self.members) > 1:
+            self._shrink(full)
 
     def _let_go(self, leaving: dict[int, Exception | None]) -> None:
         """Give places to others, in the same memory as far as they fit there, and end who had them."""
@@ -505,6 +544,7 @@ class Crew:
         gone = [(self.members[slot], error) for slot, error in leaving.items()]
         for slot in leaving:
             self.stack.take(slot)
+        self._crowded = False
         newcomers = self._newcomers(len(leaving) + min(0, self.together.size - len(self.members)))
         vacant = list(leaving)
         for member in [m for m in newcomers if len(m.trainer.schedule) <= self._longest]:
@@ -521,12 +561,14 @@ class Crew:
             else:
                 self.batch.end(member.end(error))
 
-    def _shrink(self, error: torch.OutOfMemoryError) -> None:
+    def _shrink(self, error: str) -> None:
         """Memory ran out: go on with half as many; an object that is too large alone fails."""
-        if not self.together.shrink():
+        if len(self.members) > 1:
+            self.together.limit(len(self.members) // 2)
+        else:
             member = self.members.pop()
             self.stack = None
-            self.batch.end(member.end(UserError(f"the device has too little memory ({str(error).splitlines()[0]})")))
+            self.batch.end(member.end(UserError(f"the device has too little memory ({error})")))
         self._dissolve()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

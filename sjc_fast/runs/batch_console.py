@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -30,11 +31,15 @@ class BatchConsole(Listener):
         jobs: all of them, in the order of the gallery.
         output: the batch's folder, or the one that stands for it here, for the gallery.
         remote: where the objects and the gallery go, if not there.
+        shared: whether others make some of them.
     """
 
-    def __init__(self, jobs: Sequence[Job], output: Path, remote: RemoteFolder | None = None) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], output: Path, remote: RemoteFolder | None = None, shared: bool = False
+    ) -> None:
         from tqdm import tqdm
 
+        self._shared = shared
         self.jobs, self.output, self.remote = jobs, output, remote
         self._page = output if remote is None else output / "gallery"
         self._done: set[str] = set()
@@ -81,6 +86,8 @@ class BatchConsole(Listener):
     def renew(self) -> None:
         """Write the gallery of what is done; a page that cannot be written stops nothing."""
         started = time.monotonic()
+        if self._shared and self.remote is None:
+            self._done |= {job.name for job in self.jobs if job.name not in self._done and job.is_done()}
         names = [job.name for job in self.jobs if job.name in self._done]
         try:
             for name in names if self.remote is not None else []:
@@ -90,10 +97,11 @@ class BatchConsole(Listener):
             if names:
                 folders = [self._page / name for name in names]
                 title = (self.remote.url if self.remote else self.output.name).rsplit("/", 1)[-1]
-                page = write_gallery(folders, self._page / "gallery.html", title, embedded=False)
+                own = self._page / f"gallery-{os.getpid()}.html"  # others may write theirs at this moment
+                page = write_gallery(folders, own, title, embedded=False).replace(self._page / "gallery.html")
                 if self.remote is not None:
                     self.remote.put_page(page)
-        except UserError as error:
+        except (UserError, OSError) as error:
             LOG.warning("%s", error)
         self._next_page = time.monotonic() + RARELY * (time.monotonic() - started)
 

@@ -20,6 +20,7 @@ from ..errors import UserError, setting
 from ..training.config import TrainConfig, Tree, digest, merge, to_dict
 from .folder import RunFolder, words_of
 from .journal import read_record
+from .run import settle
 
 #: Columns that are no settings of a run.
 SPECIAL = ("recipe",)
@@ -147,7 +148,7 @@ def make_jobs(rows: Iterable[dict[str, Any]], base: Callable[[dict[str, Any]], T
         except UserError as error:
             raise UserError(f"object {number}, {row.get('prompt', '')!r}: {error}") from None
         name = name_of(config, set(row) - {"prompt", "seed"})
-        job = Job(name, replace(config, output=output / name))
+        job = Job(name, replace(settle(config), output=output / name))
         if name in jobs and digest(jobs[name].config) != digest(job.config):
             raise UserError(f"object {number}, {config.prompt!r}: another one has the same name, {name}")
         jobs[name] = job

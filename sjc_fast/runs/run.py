@@ -171,7 +171,7 @@ def follow(trainer: Trainer, ranks: Ranks, folder: RunFolder) -> None:
     """
     with stop_requests() as stop:
         for position in trainer.remaining():
-            if ranks.agree(position, bool(stop), trainer.log):
+            if ranks.agree(position, bool(stop), trainer.log) and position < len(trainer.schedule):
                 raise Interrupted(folder.path)
 
 

@@ -71,11 +71,9 @@ class Together:
         if len(self._seconds) >= STEPS and sum(self._seconds) >= SECONDS:
             self._decide(objects, more, objects / statistics.median(self._seconds))
 
-    def shrink(self) -> bool:
-        """Memory ran out: half as many from now on. Whether there is such a number."""
-        self.settled = True
-        found, self.size = self.size > 1, max(1, self.size // 2)
-        return found
+    def limit(self, objects: int) -> None:
+        """There is memory for so many and no more."""
+        self.settled, self.size = True, max(1, objects)
 
     def _decide(self, objects: int, more: int, rate: float) -> None:
         self.tried.append({"objects": objects, "steps_per_second": rate, "bytes": self._used()})

@@ -20,7 +20,7 @@ def prepare(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may look at this moment
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 

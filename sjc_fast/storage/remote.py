@@ -39,7 +39,8 @@ class RemoteFolder:
         import fsspec
 
         try:
-            system, root = fsspec.core.url_to_fs(url, skip_instance_cache=True)
+            options = {"auto_mkdir": True} if url.startswith(("file:", "local:")) else {}
+            system, root = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)
         except (ImportError, ValueError, OSError) as error:
             raise UserError(f"{url}: {_line(error)}") from None
         self.url = url.rstrip("/")

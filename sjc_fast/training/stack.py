@@ -146,7 +146,11 @@ class Turns:
         self.trainers[slot] = trainer
 
     def take(self, slot: int) -> Trainer:
-        return self.trainers[slot]
+        """As that of a stack; the run's own graph and buffers are let go."""
+        trainer = self.trainers[slot]
+        trainer.move_to(trainer.position)
+        trainer.train_step.__dict__.pop("grads", None)
+        return trainer
 
     def step(self) -> None:
         for trainer in self.trainers:

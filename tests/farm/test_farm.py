@@ -40,8 +40,8 @@ def cluster(monkeypatch):
     for name in ("HTTP_PROXY", "http_proxy", "TRITON_INTERPRET"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    # A machine whose connection does not close as it dies is noticed by checks, here in two seconds.
-    checks = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+    # A machine whose connection does not close as it dies is noticed by checks, here in five seconds.
+    checks = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": checks}
     found = Cluster(initialize_head=True, head_node_args=head)
     try:
@@ -127,7 +127,7 @@ def test_a_node_dies_and_every_object_ends_as_alone(cluster, folder, tmp_path):
     thread.join(timeout=240)
     assert not thread.is_alive()
     assert farm.lost == 1
-    assert sorted(o.status for o in found[0]) == [DONE] * 6
+    assert [(o.job.name, o.message) for o in found[0] if o.status != DONE] == []
     for at, kept in lost.values():  # a step may be under way when the positions are read
         assert at - kept <= EVERY + 1
     assert_as_alone(every[0], folder, every[0].folder.field, tmp_path / "alone-0")

@@ -3,12 +3,13 @@
 import json
 import threading
 import time
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 
-from sjc_fast import UserError, load_score_model
+from sjc_fast import load_score_model
 from sjc_fast.runs import batch as module
 from sjc_fast.runs.batch import DONE, FAILED, SKIPPED, STOPPED, Batch, Listener, ListSource, Models
 from sjc_fast.runs.claims import Claims
@@ -199,6 +200,29 @@ def test_memory_that_runs_out_makes_the_crew_smaller(folder, model, tmp_path, mo
     assert set(sizes[1:]) == {2}
 
 
+def test_memory_that_is_too_small_for_a_stack_or_a_newcomer(folder, model, tmp_path, monkeypatch):
+    """Before the first step, and as another one begins: nobody fails."""
+    make_stack, make_trainer, living = Stack.__init__, module.Trainer.__init__, []
+
+    def stack(self, trainers, steps):
+        if len(trainers) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        make_stack(self, trainers, steps)
+
+    def trainer(self, *arguments, **options):
+        living[:] = [t for t in living if t() is not None and t().position < 6]
+        if len(living) == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        make_trainer(self, *arguments, **options)
+        living.append(weakref.ref(self))
+
+    monkeypatch.setattr(Stack, "__init__", stack)
+    monkeypatch.setattr(module.Trainer, "__init__", trainer)
+    batch = make(jobs(tmp_path / "batch", folder), model, together=5)
+    assert [(o.job.config.prompt, o.status, o.message) for o in batch.outcomes if o.status != DONE] == []
+    assert len(batch.outcomes) == 5
+
+
 def test_an_object_that_is_too_large_alone_fails(folder, model, tmp_path, monkeypatch):
     def nothing(self):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -264,6 +288,12 @@ def test_claims(tmp_path, folder):
         one._thread.join()
         time.sleep(0.6)
         assert two.claim(first)
+        one.release(module.Outcome(first, DONE))  # it comes back, and leaves the other's claim alone
+        assert (tmp_path / "batch" / ".claims" / f"{first.name}.json").exists()
+        assert (
+            two._remove_stale(tmp_path / "batch" / ".claims" / f"{first.name}.json") is False
+        )  # a new one is put back
+        assert two._owns(tmp_path / "batch" / ".claims" / f"{first.name}.json")
         two.release(module.Outcome(second, DONE))
         assert one.claim(second)
         one.release(module.Outcome(second, FAILED))
@@ -322,5 +352,7 @@ def test_objects_that_are_kept_elsewhere(folder, model, tmp_path, monkeypatch, s
 
 
 def test_a_model_that_cannot_be_loaded(tmp_path):
-    with pytest.raises(UserError, match="no model"):
-        Batch(ListSource(jobs(tmp_path / "batch", tmp_path / "nothing")), 1, Told()).run()
+    """Its objects fail, each with the reason, and it is not tried again for each."""
+    batch = Batch(ListSource(jobs(tmp_path / "batch", tmp_path / "nothing")), 1, Told())
+    assert [(o.status, "no model" in o.message) for o in batch.run()] == [(FAILED, True)] * 5
+    assert len(batch.models._refused) == 1

@@ -70,7 +70,7 @@ def test_places_that_cannot_be(server):
 
 def test_a_folder_by_fsspec(tmp_path):
     there = RemoteFolder(f"file://{tmp_path}/there")
-    with pytest.raises(UserError):
-        there.check()  # of a local folder, fsspec does not make the parent
-    (tmp_path / "there").mkdir()
     there.check()
+    there.put(tmp_path / "here", "cat", fill(tmp_path / "here"))
+    assert there.fetch("cat", tmp_path / "back")
+    assert (tmp_path / "back" / "timeline" / "b.bin").exists()
