@@ -193,7 +193,7 @@ def test_no_tensor_and_no_number_of_a_step_is_the_hosts(monkeypatch):
         step = FusedStep(VoxelField(100, 4), scorer, settings)
         assert step.capturable
         shapes = {"c2w": (4, 4), "background": (3,), "blend": (0,)}
-        names = ("c2w", "fov", "sigma", "score_scale", "background", "blend")
+        names = ("c2w", "fov", "sigma", "score_scale", "guidance", "background", "blend")
         rows = {k: torch.zeros(9, 1, *shapes.get(k, ())) for k in names}
         rows |= {k: torch.zeros(9, 1, dtype=torch.int64) for k in ("direction", "slots")}
         rows |= {"coefficients": torch.zeros(9, 5, 1), "loss_weights": torch.zeros(9, 2)}
