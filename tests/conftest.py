@@ -75,6 +75,14 @@ def poison(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
 
 
+@pytest.fixture
+def same_bits():
+    """PyTorch's deterministic algorithms, under which an object made among others has the bits that it has alone."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(scope="module")
 def browser():
     """A real browser without a window."""

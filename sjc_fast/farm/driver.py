@@ -50,7 +50,6 @@ class Hand:
     hello: Any  # becomes its version, once it has started; None when that was looked at
     task: Any = None
     jobs: tuple[Job, ...] = ()
-    began: float = 0.0
 
 
 def import_ray() -> Any:
@@ -230,7 +229,6 @@ class Farm:
                 count = max(1, safe.index(False))
             hand.jobs, self.queue = tuple(self.queue[:count]), self.queue[count:]
             hand.task = hand.actor.make.remote([pack(job) for job in hand.jobs])
-            hand.began = time.monotonic()
 
     def _wait(self) -> None:
         """Hear from whoever has finished or is gone."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 
 import torch
 
+LOG = logging.getLogger(__name__)
 WARM_UP = 3
 """Calls before a capture: they compile kernels, choose algorithms, and find out what fits into memory."""
 
@@ -38,6 +40,41 @@ def capture(function: Callable[[], object], device: torch.device) -> Callable[[]
             graph.replay()
 
     return replay
+
+
+class Graphed:
+    """Something whose step is taken eagerly at first, which is the warm-up, and then recorded and replayed.
+
+    Args:
+        device: where the steps are taken.
+        graph: whether they may be recorded.
+    """
+
+    def __init__(self, device: torch.device, graph: bool) -> None:
+        self.device, self.graph = device, graph
+        self._replay: Callable[[], None] | None = None
+        self._eager = 0  # steps taken without the graph since it became possible
+
+    def _advance(self) -> None:
+        """What a graph holds: no number on the host decides anything here."""
+        raise NotImplementedError
+
+    def _take_step(self) -> None:
+        """The next step, by whichever way it is its turn."""
+        if self.graph and self._replay is None and self._eager >= WARM_UP:
+            self._capture()
+        if self._replay is not None:
+            self._replay()
+        else:
+            self._advance()
+            self._eager += 1
+
+    def _capture(self) -> None:
+        try:
+            self._replay = capture(self._advance, self.device)
+        except RuntimeError as error:
+            self.graph = False
+            LOG.warning("the steps run without a CUDA graph: %s", " ".join(str(error).split())[:200])
 
 
 @functools.cache

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..scene.stack import FieldStack, move_in
-from . import graphs
 from .config import TrainConfig, to_dict
+from .graphs import Graphed
 from .schedule import Row, ScheduleStack
 from .scoring import Conditions, Scorer, ScoreSettings, make_scorer
 from .steps import FusedStep, Metrics, StepSettings
 from .trainer import Trainer
-
-LOG = logging.getLogger(__name__)
 
 #: What may differ between runs that advance together: numbers that their schedules, prompts and fields hold.
 OWN = (
@@ -49,7 +46,7 @@ def fits(one: Trainer, other: Trainer) -> bool:
     return shapes[0] == shapes[1]
 
 
-class Stack:
+class Stack(Graphed):
     """S runs of one `family` that advance together, each with its own schedule, from wherever it stands.
 
     A run in it is still a `Trainer` that can be looked at and saved; its tensors lie in the stack's memory. On a GPU
@@ -63,7 +60,7 @@ class Stack:
     def __init__(self, trainers: Sequence[Trainer], steps: int) -> None:
         first = trainers[0]
         self.trainers = list(trainers)
-        self.device = first.device
+        super().__init__(first.device, first.graph)
         self.field = FieldStack([t.field for t in trainers], first.config.views)
         directions = len(first.config.cameras.directions)
         self.schedule = ScheduleStack([t.schedule for t in trainers], steps, directions)
@@ -76,9 +73,6 @@ class Stack:
         self._lines = torch.arange(len(trainers), device=self.device) * steps
         for slot, trainer in enumerate(trainers):
             self._move_in(slot, trainer)
-        self.graph = first.graph
-        self._replay: Callable[[], None] | None = None
-        self._eager = 0
 
     def put(self, slot: int, trainer: Trainer) -> None:
         """Let a run take the place of another, which `take` took out."""
@@ -111,28 +105,14 @@ class Stack:
 
     def step(self) -> None:
         """Take the next step of every run."""
-        if self.graph and self._replay is None and self._eager >= graphs.WARM_UP:
-            self._capture()
-        if self._replay is not None:
-            self._replay()
-        else:
-            self._advance()
-            self._eager += 1
+        self._take_step()
         for trainer in self.trainers:
             trainer.position += 1
 
     def _advance(self) -> None:
-        """What a graph holds."""
         metrics = self.train_step(self.schedule.at(self.counters))
         self.log.flatten(0, 1).index_copy_(0, self._lines + self.counters, torch.stack(metrics, dim=-1))
         self.counters += 1
-
-    def _capture(self) -> None:
-        try:
-            self._replay = graphs.capture(self._advance, self.device)
-        except RuntimeError as error:
-            self.graph = False
-            LOG.warning("the steps run without a CUDA graph: %s", " ".join(str(error).split())[:200])
 
 
 class Turns:

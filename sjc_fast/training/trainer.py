@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -12,18 +11,16 @@ from ..errors import UserError, setting
 from ..rendering import choose_backend
 from ..scene.field import VoxelField, check_tensors
 from ..scores.protocol import NetworkModel, ScoreModel
-from . import graphs
 from .checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from .config import FieldConfig, TrainConfig, digest
 from .distributed import Ranks, SharedScorer
+from .graphs import Graphed
 from .schedule import Schedule, draw_schedule, stream
 from .scoring import ScoreSettings, encode_prompts, make_scorer
 from .steps import Metrics, Step, StepSettings, make_step
 
-LOG = logging.getLogger(__name__)
 
-
-class Trainer:
+class Trainer(Graphed):
     """A run in memory: the field, its optimizer, the schedule, and where in it the run stands.
 
     Args:
@@ -79,39 +76,23 @@ class Trainer:
         how = StepSettings.of(config, self.size, self.backend, same_bits=ranks is not None)
         self.train_step: Step = make_step(self.field, scorer, how)
         capturable = self.train_step.capturable and getattr(model, "capturable", True)
-        self.graph = config.graph and capturable and self.device.type == "cuda"
+        super().__init__(self.device, config.graph and capturable and self.device.type == "cuda")
         self.position = 0
         self.log = torch.zeros(len(self.schedule), len(Metrics._fields), device=self.device)  # a row a step taken
         self._counter = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self._replay: Callable[[], None] | None = None
-        self._eager = 0  # steps taken without the graph since it became possible
 
     def step(self) -> None:
         """Take the next step of the schedule; what it measures becomes row `position` of `log`.
 
         The first steps are taken eagerly, and are the graph's warm-up.
         """
-        if self.graph and self._replay is None and self._eager >= graphs.WARM_UP:
-            self._capture()
-        if self._replay is not None:
-            self._replay()
-        else:
-            self._advance()
-            self._eager += 1
+        self._take_step()
         self.position += 1
 
     def _advance(self) -> None:
-        """What a graph holds: no number on the host decides anything here."""
         metrics = self.train_step(self.schedule.at(self._counter))
         self.log.index_copy_(0, self._counter, torch.stack(metrics)[None])
         self._counter += 1
-
-    def _capture(self) -> None:
-        try:
-            self._replay = graphs.capture(self._advance, self.device)
-        except RuntimeError as error:
-            self.graph = False
-            LOG.warning("the steps run without a CUDA graph: %s", " ".join(str(error).split())[:200])
 
     def remaining(self) -> Iterator[int]:
         """Take the steps that are left, yielding the number of steps taken so far."""

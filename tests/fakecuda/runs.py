@@ -82,6 +82,20 @@ def no_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
+def check_replay(step: Callable[[], None]) -> None:
+    """A step is one launch: no copy, no wait, no allocation.
+
+    Raises:
+        AssertionError: it is more.
+    """
+    counts()
+    with no_waiting():
+        step()
+    taken = counts()
+    assert taken.launches == {"graph": 1}, f"a replay launches {dict(taken.launches)}, not one graph"
+    assert not taken.calls, f"a replay calls {dict(taken.calls)}"
+
+
 def forget() -> None:
     """Nothing that is not used is reserved, and peaks are counted from here."""
     gc.collect()

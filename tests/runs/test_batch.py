@@ -44,13 +44,6 @@ def model(folder):
     return load_score_model(str(folder), torch.device("cpu"), torch.float32)
 
 
-@pytest.fixture
-def same_bits():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def jobs(output, folder, rows=None, **changes):
     base = merge(TrainConfig(), BASE | {"model": str(folder)} | changes)
     rows = rows or [{"prompt": word, "seed": i, "steps": 6 + i % 3} for i, word in enumerate(WORDS)]

@@ -19,13 +19,6 @@ def model(tmp_path_factory):
     return load_score_model(str(folder), torch.device("cpu"), torch.float32)
 
 
-@pytest.fixture
-def same_bits():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def settings(backend="cpu", **changes):
     tree = {"steps": 5, "size": 8, "guidance": 4.0, "noise_samples": 2, "field": {"resolution": 6}, "backend": backend}
     tree["losses"] = {"emptiness_weight": 10.0, "depth_weight": 1.0}

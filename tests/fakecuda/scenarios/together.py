@@ -31,11 +31,11 @@ def run() -> dict[str, Any]:
     stack.step()
     captured = counts()
     assert stack._replay is not None, "the step of several objects is not captured"
-    replay(stack)
+    runs.check_replay(stack.step)
     graph = stack._replay
     stack.take(1)
     stack.put(1, newcomer)
-    replay(stack)
+    runs.check_replay(stack.step)
     assert stack._replay is graph, "another object in a place needs another capture"
     assert stack.counters.shape == (TOGETHER,)
     return {
@@ -44,13 +44,3 @@ def run() -> dict[str, Any]:
         "kinds": by_kind(captured.nodes),
         "bytes": runs.memory(),
     }
-
-
-def replay(stack: Stack) -> None:
-    """A step of all is one launch: no copy, no wait, no allocation."""
-    counts()
-    with runs.no_waiting():
-        stack.step()
-    taken = counts()
-    assert taken.launches == {"graph": 1}, f"a replay launches {dict(taken.launches)}, not one graph"
-    assert not taken.calls, f"a replay calls {dict(taken.calls)}"
